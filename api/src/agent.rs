@@ -86,6 +86,7 @@ pub struct DesiredAck {
 /// One line of the event stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "most events are the large variant, and none is kept")]
 pub enum AgentEvent {
     /// First line of every stream that could not be resumed: all there is.
     Snapshot { seq: u64, instances: Vec<InstanceStatus> },

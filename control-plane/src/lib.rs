@@ -1,3 +1,4 @@
 //! The control plane.
 
 pub mod store;
+pub mod wake;
