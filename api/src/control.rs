@@ -38,6 +38,9 @@ use crate::id::{AppId, BuildId, DeployId, InstanceId, NodeId, TokenId, UserId};
 use crate::instance::{ExitStatus, Failure, Phase};
 use crate::name::{AppName, ConfigVar, Digest, ImageName, ProcessName, ProcessType, ReleaseNumber};
 
+#[cfg(feature = "control-client")]
+pub mod client;
+
 /// Where the parts of this platform are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Platform {
