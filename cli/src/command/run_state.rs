@@ -1,0 +1,99 @@
+//! `start, stop, restart, ps, scale`: what of the app runs.
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use mogok_api::control::{App, Deploy, Formation, Process};
+
+use crate::context::Context;
+use crate::output::{ago, table};
+use crate::progress;
+
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// TYPE=COUNT, for example web=3; shows the formation when absent
+    #[arg(value_name = "TYPE=COUNT")]
+    counts: Vec<String>,
+}
+
+fn act(context: &Context, action: &str) -> Result<Deploy> {
+    let client = context.client()?;
+    let app = context.app()?;
+    let deploy: Deploy = client.post(&format!("/v1/apps/{app}/{action}"), &serde_json::json!({}))?;
+    progress::wait(&client, &app, deploy)
+}
+
+pub(crate) fn start(context: &Context) -> Result<()> {
+    let deploy = act(context, "start")?;
+    let app: App = context.client()?.get(&format!("/v1/apps/{}", context.app()?))?;
+    context.output.show(&deploy, |_| format!("started {} at {}", app.name, app.url))
+}
+
+pub(crate) fn stop(context: &Context) -> Result<()> {
+    let deploy = act(context, "stop")?;
+    let app = context.app()?;
+    context.output.show(&deploy, |_| format!("stopped {app}"))
+}
+
+pub(crate) fn restart(context: &Context) -> Result<()> {
+    let deploy = act(context, "restart")?;
+    let app = context.app()?;
+    context.output.show(&deploy, |_| format!("restarted {app}"))
+}
+
+pub(crate) fn ps(context: &Context) -> Result<()> {
+    let app = context.app()?;
+    let processes: Vec<Process> = context.client()?.get(&format!("/v1/apps/{app}/ps"))?;
+    context.output.show(&processes, |processes| {
+        if processes.is_empty() {
+            return format!("no processes: 'mogok start' starts {app}");
+        }
+        let rows: Vec<_> = processes
+            .iter()
+            .map(|process| {
+                vec![
+                    process.name.to_string(),
+                    process.phase.to_string(),
+                    process.release.to_string(),
+                    ago(process.since),
+                    process.restarts.to_string(),
+                    reason(process),
+                ]
+            })
+            .collect();
+        let mut text = table(&["PROCESS", "STATE", "RELEASE", "SINCE", "RESTARTS", "REASON"], &rows);
+        for process in processes.iter().filter(|process| process.failure.is_some()) {
+            for line in &process.last_lines {
+                text.push_str(&format!("  {}: {}\n", process.name, crate::output::for_terminal(line)));
+            }
+        }
+        text
+    })
+}
+
+fn reason(process: &Process) -> String {
+    match (&process.failure, &process.exit) {
+        (Some(failure), _) => failure.message.clone(),
+        (None, Some(exit)) => exit.to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+pub(crate) fn scale(context: &Context, args: &Scale) -> Result<()> {
+    let client = context.client()?;
+    let app = context.app()?;
+    let path = format!("/v1/apps/{app}/formation");
+    if !args.counts.is_empty() {
+        let mut change = Formation::new();
+        for count in &args.counts {
+            let invalid = || format!("{count:?} is not TYPE=COUNT, for example web=2");
+            let (kind, number) = count.split_once('=').with_context(invalid)?;
+            change.insert(kind.parse()?, number.parse().with_context(invalid)?);
+        }
+        let deploy: Deploy = client.patch(&path, &change)?;
+        progress::wait(&client, &app, deploy)?;
+    }
+    let formation: Formation = client.get(&path)?;
+    context.output.show(&formation, |formation| {
+        formation.iter().map(|(kind, count)| format!("{kind}={count}\n")).collect()
+    })
+}

@@ -1,0 +1,85 @@
+//! What the command reads from and writes to the developer's git repository, by git itself.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use mogok_api::name::AppName;
+
+/// The name of the remote that points to the platform.
+pub(crate) const REMOTE: &str = "mogok";
+
+fn git(args: &[&str]) -> Result<Option<String>> {
+    let output = Command::new("git")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run git: install it and make sure it is in PATH")?;
+    Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+}
+
+fn git_checked(args: &[&str]) -> Result<()> {
+    git(args)?.map(drop).with_context(|| format!("git {} failed", args.join(" ")))
+}
+
+pub(crate) fn in_repository() -> Result<bool> {
+    Ok(git(&["rev-parse", "--git-dir"])?.is_some())
+}
+
+/// The URL of the remote `mogok`, when there is one.
+pub(crate) fn remote_url() -> Option<String> {
+    git(&["config", "--get", &format!("remote.{REMOTE}.url")]).ok().flatten()
+}
+
+/// The commit checked out here.
+pub(crate) fn head() -> Option<String> {
+    git(&["rev-parse", "--verify", "--quiet", "HEAD"]).ok().flatten()
+}
+
+/// The app of a remote URL: the last path component without `.git`.
+pub(crate) fn app_of(url: &str) -> Result<AppName> {
+    let last = url.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    last.strip_suffix(".git")
+        .unwrap_or(last)
+        .parse()
+        .with_context(|| format!("the git remote '{REMOTE}' ({url}) does not name an app"))
+}
+
+/// Adds the remote and a credential helper for its server, in this repository only.
+pub(crate) fn add_remote(git_base: &str, app: &AppName) -> Result<()> {
+    let url = format!("{}/{app}.git", git_base.trim_end_matches('/'));
+    match remote_url() {
+        None => git_checked(&["remote", "add", REMOTE, &url])?,
+        Some(existing) if existing == url => {}
+        Some(existing) => bail!(
+            "this repository already has a remote '{REMOTE}' ({existing}): \
+             run 'git remote set-url {REMOTE} {url}' to move it to the new app"
+        ),
+    }
+    let executable = std::env::current_exe().context("cannot find my own path")?;
+    let helper = format!("!{} git-credential", shell_quoted(&executable.to_string_lossy()));
+    let key = format!("credential.{}.helper", git_base.trim_end_matches('/'));
+    // The empty value drops the helpers of other configuration files, which must not store this token.
+    git_checked(&["config", "--replace-all", &key, ""])?;
+    git_checked(&["config", "--add", &key, &helper])
+}
+
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_app_is_the_last_part_of_the_remote() {
+        assert_eq!(app_of("http://git.mogok.localhost:8080/fugafuga.git").unwrap().as_str(), "fugafuga");
+        assert_eq!(app_of("http://git.mogok.localhost/fugafuga/").unwrap().as_str(), "fugafuga");
+        assert!(app_of("http://git.mogok.localhost/").is_err());
+    }
+
+    #[test]
+    fn paths_survive_the_shell() {
+        assert_eq!(shell_quoted("/it's here/mogok"), r"'/it'\''s here/mogok'");
+    }
+}

@@ -1,0 +1,121 @@
+//! How results reach the reader: JSON for scripts, aligned tables for people, and never a control
+//! character of an app's output on a terminal.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// Where and how results are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// Prints `value` as JSON, or what `human` makes of it.
+    pub(crate) fn show<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
+        let text = if self.json { serde_json::to_string_pretty(value)? } else { human(value) };
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            stdout.write_all(b"\n")?;
+        }
+        Ok(stdout.flush()?)
+    }
+
+    /// One line of a stream: JSON per line, or `human`.
+    pub(crate) fn line<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
+        let text = if self.json { serde_json::to_string(value)? } else { for_terminal(&human(value)) };
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}")?;
+        Ok(stdout.flush()?)
+    }
+}
+
+/// Rows under a header, columns aligned by their widest cell.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut push = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    push(&mut header.iter().copied());
+    for row in rows {
+        push(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+/// `12s ago`, `3h ago`: how long something has been so.
+pub(crate) fn ago(at: DateTime<Utc>) -> String {
+    let seconds = (Utc::now() - at).num_seconds().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..86_400 => format!("{}h ago", seconds / 3600),
+        _ => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+/// On a terminal, control characters are shown as `\x1b` and not obeyed; a pipe gets what was written.
+pub(crate) fn for_terminal(text: &str) -> String {
+    if io::stdout().is_terminal() { without_controls(text) } else { text.to_owned() }
+}
+
+pub(crate) fn without_controls(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character != '\t' {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// The error and its causes on one line each.
+pub(crate) fn print_error(error: &anyhow::Error) {
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "mogok: {}", without_controls(&error.to_string()));
+    for cause in error.chain().skip(1) {
+        let _ = writeln!(stderr, "  caused by: {}", without_controls(&cause.to_string()));
+    }
+}
+
+/// Did the reader of our output go away (`mogok logs | head`)?
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align() {
+        let text = table(&["NAME", "N"], &[vec!["a".into(), "1".into()], vec!["longer".into(), "22".into()]]);
+        assert_eq!(text, "NAME    N\na       1\nlonger  22\n");
+    }
+
+    #[test]
+    fn terminal_escapes_are_shown_and_not_obeyed() {
+        assert_eq!(without_controls("a\u{1b}[31mred\t\r"), "a\\u{1b}[31mred\t\\r");
+        assert_eq!(without_controls("grün"), "grün");
+    }
+}

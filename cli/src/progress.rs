@@ -1,0 +1,61 @@
+//! Waiting for a deploy: a line that changes in place on a terminal, plain lines elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use mogok_api::control::client::Client;
+use mogok_api::control::{Deploy, DeployState, Process};
+use mogok_api::name::AppName;
+
+/// Longer than any deploy may take: boot timeout, drain and stop grace.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Waits until the deploy has ended, and fails as it failed.
+pub(crate) fn wait(client: &Client, app: &AppName, deploy: Deploy) -> Result<Deploy> {
+    let terminal = io::stderr().is_terminal();
+    let started = Instant::now();
+    let mut deploy = deploy;
+    let mut shown = String::new();
+    while deploy.state == DeployState::Running && started.elapsed() < PATIENCE {
+        let message = deploy.message.clone().unwrap_or_else(|| format!("{} under way", deploy.action));
+        if terminal {
+            eprint!("\r\x1b[K{message} ({}s)", started.elapsed().as_secs());
+            io::stderr().flush()?;
+        } else if message != shown {
+            eprintln!("{message}");
+        }
+        shown = message;
+        let seconds = if terminal { 1 } else { 25 };
+        deploy = client.get(&format!("/v1/apps/{app}/deploys/{}?wait={seconds}", deploy.id))?;
+    }
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    match deploy.state {
+        DeployState::Succeeded => Ok(deploy),
+        DeployState::Superseded => {
+            eprintln!("a newer change took over");
+            Ok(deploy)
+        }
+        DeployState::Failed => {
+            show_last_lines(client, app);
+            bail!(
+                "{} failed: {} (see 'mogok ps' and 'mogok logs')",
+                deploy.action,
+                deploy.message.as_deref().unwrap_or("no reason given")
+            )
+        }
+        DeployState::Running => bail!("{} is still under way: see 'mogok ps'", deploy.action),
+    }
+}
+
+/// What the crashed instances wrote last, so that the reason is where the developer looks.
+fn show_last_lines(client: &Client, app: &AppName) {
+    let Ok(processes) = client.get::<Vec<Process>>(&format!("/v1/apps/{app}/ps")) else { return };
+    for process in processes.iter().filter(|process| process.failure.is_some()) {
+        for line in &process.last_lines {
+            eprintln!("  {}: {}", process.name, crate::output::without_controls(line));
+        }
+    }
+}
