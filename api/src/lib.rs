@@ -10,4 +10,5 @@ pub mod error;
 pub mod id;
 pub mod instance;
 pub mod name;
+pub mod openapi;
 pub mod route;
