@@ -1,4 +1,12 @@
-//! The control plane.
+//! The control plane: accounts, apps, git server, builds, releases, scheduler and routes.
+//!
+//! Its store holds what is wanted; agents and routers hold what is. Everything here can be killed at
+//! any instant and goes on from the store when it is started again.
 
+pub mod api;
+pub mod config;
+pub mod git;
+pub mod server;
+pub mod state;
 pub mod store;
 pub mod wake;

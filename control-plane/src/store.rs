@@ -8,8 +8,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::AnyPool;
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use serde::de::DeserializeOwned;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::{Any, AnyPool, Row, Transaction};
+
+pub mod apps;
+pub mod releases;
+pub mod tokens;
+pub mod users;
 
 /// What can go wrong with the store; `Display` names the operation, the source says why.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,8 @@ pub enum StoreError {
     Migrate(#[source] sqlx::migrate::MigrateError),
     #[error("cannot {operation}")]
     Query { operation: &'static str, source: sqlx::Error },
+    #[error("cannot write {column} as JSON")]
+    Encode { column: &'static str, source: serde_json::Error },
     #[error("the database holds an invalid {column}: {value:?}")]
     Corrupt { column: &'static str, value: String },
 }
@@ -73,6 +81,64 @@ impl Store {
     pub fn sqlite_url(path: &Path) -> String {
         format!("sqlite:{}?mode=rwc", path.display())
     }
+}
+
+/// Names the operation that a database error belongs to: `.map_err(failed("list apps"))`.
+pub(crate) fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |source| StoreError::Query { operation, source }
+}
+
+/// Begins a transaction. On SQLite it holds the only connection: inside, use nothing but it.
+pub(crate) async fn begin(store: &Store) -> Result<Transaction<'static, Any>, StoreError> {
+    store.pool.begin().await.map_err(failed("begin a transaction"))
+}
+
+/// A text column, parsed into the type it stands for.
+pub(crate) fn parsed<T: FromStr>(row: &AnyRow, column: &'static str) -> Result<T, StoreError> {
+    let text: String = row.try_get(column).map_err(failed("read a text column"))?;
+    text.parse().map_err(|_| StoreError::Corrupt { column, value: text })
+}
+
+/// A text column that may be NULL.
+pub(crate) fn parsed_opt<T: FromStr>(row: &AnyRow, column: &'static str) -> Result<Option<T>, StoreError> {
+    let text: Option<String> = row.try_get(column).map_err(failed("read a text column"))?;
+    let parse = |text: String| text.parse().map_err(|_| StoreError::Corrupt { column, value: text });
+    text.map(parse).transpose()
+}
+
+/// A text column that holds JSON. The value may hold secrets, so an error does not show it.
+pub(crate) fn json<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T, StoreError> {
+    let text: String = row.try_get(column).map_err(failed("read a JSON column"))?;
+    serde_json::from_str(&text).map_err(|error| StoreError::Corrupt { column, value: format!("{error}") })
+}
+
+/// A whole number that is never negative.
+pub(crate) fn number(row: &AnyRow, column: &'static str) -> Result<u64, StoreError> {
+    let value: i64 = row.try_get(column).map_err(failed("read a number column"))?;
+    u64::try_from(value).map_err(|_| StoreError::Corrupt { column, value: value.to_string() })
+}
+
+/// A flag, kept as 0 or 1.
+pub(crate) fn flag(row: &AnyRow, column: &'static str) -> Result<bool, StoreError> {
+    Ok(number(row, column)? != 0)
+}
+
+/// A time column.
+pub(crate) fn time(row: &AnyRow, column: &'static str) -> Result<DateTime<Utc>, StoreError> {
+    let micros: i64 = row.try_get(column).map_err(failed("read a time column"))?;
+    from_micros(column, micros)
+}
+
+/// A time column that may be NULL.
+pub(crate) fn time_opt(row: &AnyRow, column: &'static str) -> Result<Option<DateTime<Utc>>, StoreError> {
+    let micros: Option<i64> = row.try_get(column).map_err(failed("read a time column"))?;
+    micros.map(|micros| from_micros(column, micros)).transpose()
+}
+
+/// Now, as precise as the store keeps it, so that what is returned equals what is read later.
+pub(crate) fn now() -> DateTime<Utc> {
+    let now = Utc::now();
+    DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
 }
 
 /// A time as the store keeps it: microseconds since the epoch.

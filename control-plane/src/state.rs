@@ -1,0 +1,38 @@
+//! What every part of the control plane shares: the store, the settings and the handles of the
+//! parts. Cheap to clone; made once at the start by [`AppState::open`].
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::store::{Store, StoreError};
+use crate::wake::Wake;
+
+/// Handle to everything shared.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    pub store: Store,
+    pub config: Arc<Config>,
+    pub wake: Wake,
+}
+
+/// Why the shared state could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot make the state directory {path}")]
+    StateDir { path: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl AppState {
+    /// Makes the state directory, opens the store and every part that lives on disk.
+    ///
+    /// # Errors
+    /// When the directory or the store cannot be used.
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        let path = config.state_dir.clone();
+        std::fs::create_dir_all(&path).map_err(|source| OpenError::StateDir { path, source })?;
+        let store = Store::open(&config.database_url()).await?;
+        Ok(Self { store, config: Arc::new(config), wake: Wake::default() })
+    }
+}
