@@ -1,0 +1,183 @@
+//! Starts the parts in order, starts again what dies, stops them in reverse order.
+//!
+//! It is the subreaper of all it starts (prctl(2), PR_SET_CHILD_SUBREAPER), so that the shims of an
+//! agent that was killed are reaped here and never become somebody else's zombies.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, geteuid};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::child::{self, Running};
+use crate::layout::{Layout, Part};
+use crate::pidfile::Process;
+use crate::ready;
+
+/// How long a part may take until it accepts connections.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a part may take to stop before it is killed.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// A part that ran at least this long is started again at once.
+const STABLE: Duration = Duration::from_secs(10);
+/// How often in a row a part may die young before the platform gives up.
+const MAX_YOUNG_DEATHS: u32 = 10;
+
+struct Platform<'a> {
+    layout: &'a Layout,
+    running: Vec<Running>,
+    /// Parts to start again, and when.
+    due: Vec<(Part, Instant)>,
+    young_deaths: u32,
+}
+
+pub(crate) fn run(layout: &Layout) -> Result<()> {
+    ensure!(geteuid().is_root(), "the platform needs root: its agent makes containers; run it with sudo");
+    let pidfile = prepare(layout)?;
+    nix::sys::prctl::set_child_subreaper(true).context("cannot become the reaper of orphans")?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).context("cannot catch signals")?;
+    let mut platform = Platform { layout, running: Vec::new(), due: Vec::new(), young_deaths: 0 };
+    let result = platform.start_all(&mut signals).and_then(|started| {
+        if started {
+            println!("{:>13} | ready: http://api.{}:{}", "onehost", layout.base_domain, layout.listen.port());
+            platform.watch(&mut signals)?;
+        }
+        Ok(())
+    });
+    platform.stop_all();
+    let _ = fs::remove_file(pidfile);
+    result
+}
+
+/// Makes the directories and refuses a second platform in the same place.
+fn prepare(layout: &Layout) -> Result<std::path::PathBuf> {
+    let run_dir = layout.run_dir();
+    for part in layout.parts() {
+        let dir = layout.dir(part);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let owner = if Layout::privileged(part) { 0 } else { layout.service_id };
+        chown(&dir, Some(owner), Some(owner)).with_context(|| format!("cannot own {}", dir.display()))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+    }
+    fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
+    // The control plane makes its socket here; nobody else may look for one.
+    chown(&run_dir, Some(layout.service_id), Some(layout.service_id))?;
+    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o711))?;
+    let pidfile = run_dir.join("onehost.pid");
+    if let Some(process) = Process::read(&pidfile) {
+        bail!("the platform of {} runs already (pid {})", run_dir.display(), process.pid);
+    }
+    if let Some(own) = Process::of(i32::try_from(std::process::id())?) {
+        own.write(&pidfile)?;
+    }
+    Ok(pidfile)
+}
+
+impl Platform<'_> {
+    /// Starts each part when the one before it is ready; false when told to stop meanwhile.
+    fn start_all(&mut self, signals: &mut Signals) -> Result<bool> {
+        for part in self.layout.parts() {
+            if let crate::layout::Ready::Address(address) = self.layout.ready(part)? {
+                ensure!(
+                    !ready::is_ready(&self.layout.ready(part)?),
+                    "cannot start {}: {address} is in use by another program; choose another address",
+                    part.name()
+                );
+            }
+            self.running.push(child::start(self.layout, part)?);
+            let deadline = Instant::now() + READY_WITHIN;
+            while !ready::is_ready(&self.layout.ready(part)?) {
+                ensure!(
+                    self.reap().is_empty(),
+                    "{} ended before it was ready: its last lines above say why",
+                    part.name()
+                );
+                ensure!(Instant::now() < deadline, "{} was not ready within 60 s", part.name());
+                if signals.pending().any(|signal| signal != SIGCHLD) {
+                    return Ok(false);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Runs until told to stop.
+    fn watch(&mut self, signals: &mut Signals) -> Result<()> {
+        loop {
+            for ended in self.reap() {
+                self.schedule(ended)?;
+            }
+            let now = Instant::now();
+            let (start, later): (Vec<_>, Vec<_>) = self.due.drain(..).partition(|(_, at)| *at <= now);
+            self.due = later;
+            for (part, _) in start {
+                self.running.push(child::start(self.layout, part)?);
+            }
+            if signals.pending().any(|signal| signal != SIGCHLD) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn schedule(&mut self, ended: Running) -> Result<()> {
+        let name = ended.part.name();
+        let delay = if ended.started.elapsed() >= STABLE {
+            self.young_deaths = 0;
+            Duration::from_millis(50)
+        } else {
+            self.young_deaths += 1;
+            ensure!(self.young_deaths <= MAX_YOUNG_DEATHS, "{name} dies again and again: giving up");
+            Duration::from_millis(200) * self.young_deaths
+        };
+        println!("{:>13} | {name} ended, starting it again in {} ms", "onehost", delay.as_millis());
+        self.due.push((ended.part, Instant::now() + delay));
+        Ok(())
+    }
+
+    /// Reaps every child that ended and returns the parts among them.
+    fn reap(&mut self) -> Vec<Running> {
+        let mut ended = Vec::new();
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return ended,
+                Ok(status) => {
+                    let pid = status.pid().map(Pid::as_raw);
+                    if let Some(index) = self.running.iter().position(|one| Some(one.process.pid) == pid) {
+                        ended.push(self.running.remove(index));
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The last started is the first stopped.
+    fn stop_all(&mut self) {
+        while let Some(part) = self.running.last().map(|one| one.part) {
+            let Some(process) = self.running.last().map(|one| one.process) else { return };
+            process.signal(if matches!(part, Part::Nginx | Part::Gems) {
+                Signal::SIGQUIT
+            } else {
+                Signal::SIGTERM
+            });
+            let deadline = Instant::now() + STOP_WITHIN;
+            while process.alive() {
+                if Instant::now() > deadline {
+                    println!("{:>13} | {} did not stop in time: killed", "onehost", part.name());
+                    process.signal(Signal::SIGKILL);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            self.reap();
+            self.running.retain(|one| one.process != process);
+        }
+    }
+}
