@@ -6,6 +6,9 @@
 pub mod api;
 pub mod config;
 pub mod git;
+pub mod lockfile;
+pub mod log_store;
+pub mod procfile;
 pub mod server;
 pub mod state;
 pub mod store;
