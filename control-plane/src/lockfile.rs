@@ -288,14 +288,8 @@ BUNDLED WITH
         let conflict = "GEM\n  specs:\n<<<<<<< HEAD\n    a (1)\n=======\n    a (2)\n";
         assert_eq!(parse(conflict.as_bytes()).unwrap_err(), LockfileError::MergeConflict { line: 3 });
         assert_eq!(parse(b"GEM\n\xff\n").unwrap_err(), LockfileError::Encoding { line: 2 });
-        assert_eq!(
-            parse(&vec![b'x'; MAX_LINE + 1]).unwrap_err(),
-            LockfileError::LineTooLong { line: 1 }
-        );
-        assert_eq!(
-            parse(&vec![b'\n'; MAX_BYTES + 1]).unwrap_err(),
-            LockfileError::TooLarge(MAX_BYTES + 1)
-        );
+        assert_eq!(parse(&vec![b'x'; MAX_LINE + 1]).unwrap_err(), LockfileError::LineTooLong { line: 1 });
+        assert_eq!(parse(&vec![b'\n'; MAX_BYTES + 1]).unwrap_err(), LockfileError::TooLarge(MAX_BYTES + 1));
         let many: String = (0..=MAX_GEMS).map(|n| format!("    g{n} (1)\n")).collect();
         assert!(matches!(
             parse(format!("GEM\n{many}").as_bytes()).unwrap_err(),

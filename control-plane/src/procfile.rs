@@ -23,7 +23,9 @@ pub enum ProcfileError {
     TooLarge(usize),
     #[error("Procfile line {line}: not valid UTF-8")]
     Encoding { line: usize },
-    #[error("Procfile line {line}: expected TYPE: COMMAND, for example \"web: bin/rails server\", found {text:?}")]
+    #[error(
+        "Procfile line {line}: expected TYPE: COMMAND, for example \"web: bin/rails server\", found {text:?}"
+    )]
     Malformed { line: usize, text: String },
     #[error(
         "Procfile line {line}: invalid process type in {text:?}: use 1 to 63 letters, digits, hyphens and underscores"
@@ -39,7 +41,9 @@ pub enum ProcfileError {
     Duplicate { line: usize, kind: ProcessType, first: usize, text: String },
     #[error("Procfile line {line}: more than {MAX_TYPES} process types")]
     TooMany { line: usize },
-    #[error("Procfile: it names no process; add a line such as \"web: bin/rails server -b 0.0.0.0 -p $PORT\"")]
+    #[error(
+        "Procfile: it names no process; add a line such as \"web: bin/rails server -b 0.0.0.0 -p $PORT\""
+    )]
     Empty,
 }
 
@@ -185,10 +189,7 @@ mod tests {
                 "Procfile line 3: expected TYPE: COMMAND, for example \"web: bin/rails server\", \
                  found \"worker sidekiq\"",
             ),
-            (
-                "web: x\nweb: y",
-                "Procfile line 2: process type web was already given in line 1: \"web: y\"",
-            ),
+            ("web: x\nweb: y", "Procfile line 2: process type web was already given in line 1: \"web: y\""),
             ("web:   \r\n", "Procfile line 1: process type web has no command: \"web:\""),
             (
                 "we b: x",

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::log_store::LogStore;
 use crate::store::{Store, StoreError};
 use crate::wake::Wake;
 
@@ -13,6 +14,7 @@ pub struct AppState {
     pub store: Store,
     pub config: Arc<Config>,
     pub wake: Wake,
+    pub logs: LogStore,
 }
 
 /// Why the shared state could not be made.
@@ -33,6 +35,7 @@ impl AppState {
         let path = config.state_dir.clone();
         std::fs::create_dir_all(&path).map_err(|source| OpenError::StateDir { path, source })?;
         let store = Store::open(&config.database_url()).await?;
-        Ok(Self { store, config: Arc::new(config), wake: Wake::default() })
+        let logs = LogStore::open(&config.state_dir);
+        Ok(Self { store, config: Arc::new(config), wake: Wake::default(), logs })
     }
 }
