@@ -1,0 +1,60 @@
+# Every target works on a fresh Debian machine as root with a Rust toolchain.
+#   make demo    the whole platform on this host, with a Rails and a Sinatra app; left running
+#   make down    stops it, containers included
+#   make test    lint, then every test; what .ci/run calls
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+ASSETS := $(CURDIR)/.mogok
+# Programs of the tests and of the demo.
+DEBUG := target/debug
+RELEASE := target/release
+PACKAGES := mmdebstrap nginx-light nftables iproute2 e2fsprogs zstd git curl ca-certificates busybox-static gcc libc6-dev procps
+PEERS := runc lxc bubblewrap strace
+CARGO_DENY := 0.20.2
+
+export MOGOK_ASSETS := $(ASSETS)
+
+.PHONY: setup build release images lint test demo down bench bench-container bench-deploy
+
+setup:
+	@tests/setup.sh $(PACKAGES)
+
+build:
+	cargo build --workspace --bins
+	tests/static-shim.sh dev $(DEBUG)
+
+release:
+	cargo build --workspace --bins --release
+	tests/static-shim.sh release $(RELEASE)
+
+images: build
+	@tests/images.sh $(DEBUG) $(ASSETS)
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny --version $(CARGO_DENY)
+	cargo deny --log-level error check bans licenses sources
+
+test: setup lint images
+	@tests/run.sh
+
+demo: setup release
+	@tests/images.sh $(RELEASE) $(ASSETS)
+	@tests/demo.sh up $(RELEASE) $(ASSETS)
+
+down:
+	@tests/demo.sh down $(RELEASE) $(ASSETS)
+
+bench: bench-container bench-deploy
+
+bench-container: setup release
+	@tests/setup.sh $(PEERS)
+	cargo bench -p mogok-tests --bench container
+
+bench-deploy: setup release
+	@tests/images.sh $(RELEASE) $(ASSETS)
+	MOGOK_BIN_DIR=$(CURDIR)/$(RELEASE) cargo bench -p mogok-tests --bench deploy

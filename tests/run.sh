@@ -1,0 +1,22 @@
+#!/bin/bash
+# run.sh : every test, fast ones first. A test that had to skip is a failure here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+log=target/test.log
+mkdir -p target
+: > "$log"
+run() {
+  echo "== $*"
+  "$@" -- --show-output 2>&1 | tee -a "$log" | grep -E --line-buffered '^(test |test result|error|warning|failures:|thread|SKIP|---- )|panicked|assertion|Running' || true
+  [ "${PIPESTATUS[0]}" = 0 ] || { tail -n 200 "$log"; echo "FAILED: $*"; exit 1; }
+}
+run cargo test --workspace --exclude mogok-tests
+run cargo test -p mogok-tests
+if grep -q '^SKIP' "$log"; then
+  echo "skipped tests, none expected:"
+  grep '^SKIP' "$log" | sort | uniq -c
+  exit 1
+fi
+tests/leaks.sh
+awk '/^test result/ {passed += $4; failed += $6} END {print passed " passed, " failed " failed"}' "$log"
