@@ -36,6 +36,12 @@ impl Developer {
         Ok(developer)
     }
 
+    /// Its home directory.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// The `mogok` command as this developer would type it, not yet started.
     #[must_use]
     pub fn command(&self, dir: &Path, args: &[&str]) -> Command {

@@ -1,0 +1,10 @@
+//! The whole platform, used as developers, visitors and the operator use it.
+
+mod stack {
+    mod attacks;
+    mod bad_input;
+    mod deploy;
+    mod isolation;
+    mod resilience;
+    mod scale;
+}

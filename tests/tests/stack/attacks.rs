@@ -1,0 +1,76 @@
+//! Hostile builds: each ends as a failed build with its reason, and the platform stays responsive.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use mogok_tests::{App, Developer, Platform};
+
+/// Puts Ruby code at the head of the Gemfile, which `bundle install` evaluates in the sandbox.
+fn attack(dev: &Developer, app: &App, code: &str) -> Result<String> {
+    let gemfile = std::fs::read_to_string(app.dir.join("Gemfile"))?;
+    let rest = gemfile.split("# attack ends\n").last().unwrap_or_default().to_owned();
+    dev.write(app, "Gemfile", &format!("{code}\n# attack ends\n{rest}"))?;
+    dev.push(app)?;
+    dev.mogok_fails(app, &["build"])
+}
+
+/// The API answers within two seconds.
+fn responsive(dev: &Developer, app: &App) -> Result<()> {
+    let begin = Instant::now();
+    dev.mogok(app, &["info"])?;
+    ensure!(begin.elapsed() < Duration::from_secs(2), "the API took {:?}", begin.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_hostile_build_fails_with_its_reason() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.create("rack", "hostile")?;
+
+    let output = attack(
+        &dev,
+        &app,
+        "begin; loop { fork { sleep 60 } }; rescue SystemCallError => e; abort \"forks: #{e.class}\"; end",
+    )?;
+    assert!(output.contains("EAGAIN") && output.contains("build failed: "), "{output}");
+    responsive(&dev, &app)?;
+
+    let output = attack(&dev, &app, "File.open('/app/fill', 'w') { |f| loop { f.write('x' * 1_000_000) } }")?;
+    assert!(output.contains("No space left") || output.contains("disk full"), "{output}");
+    responsive(&dev, &app)?;
+
+    let output = attack(&dev, &app, "a = []; loop { a << 'x' * 10_000_000 }")?;
+    assert!(output.contains("killed: memory"), "{output}");
+    responsive(&dev, &app)?;
+
+    // Secrets: none in the environment, none in what can be read.
+    let look = r#"
+found = ENV.to_h.select { |k, _| k =~ /secret|token|password|key/i }.keys
+found += Dir.glob("/proc/[0-9]*/environ").flat_map { |f| (File.read(f).scan(/[A-Z_]*(?:SECRET|TOKEN|PASSWORD)[A-Z_]*/) rescue []) }
+readable = %w[/etc/shadow /root /proc/1/mem /proc/kcore].select { |f| (File.directory?(f) ? Dir.children(f) : File.open(f) { |io| io.read(1) }) rescue nil }
+abort "secrets: #{found.uniq.inspect} readable: #{readable.inspect}"
+"#;
+    let output = attack(&dev, &app, look)?;
+    assert!(output.contains("secrets: [] readable: []"), "{output}");
+
+    // The host's network: only the gem index answers.
+    let reach = r#"
+require "socket"
+open = [["10.88.0.1", 8080], ["10.88.0.1", 7701], ["10.88.0.1", 7702], ["127.0.0.1", 7701]].select { |host, port|
+  begin; Socket.tcp(host, port, connect_timeout: 2).close; true; rescue SystemCallError; false; end
+}
+abort "open: #{open.inspect}"
+"#;
+    let output = attack(&dev, &app, reach)?;
+    assert!(output.contains("open: []"), "{output}");
+    responsive(&dev, &app)?;
+
+    // And an honest build works after all that.
+    let gemfile = std::fs::read_to_string(app.dir.join("Gemfile"))?;
+    let rest = gemfile.split("# attack ends\n").last().unwrap_or_default().to_owned();
+    dev.write(&app, "Gemfile", &rest)?;
+    dev.push(&app)?;
+    dev.mogok(&app, &["build"])?;
+    platform.finish()
+}

@@ -1,0 +1,125 @@
+//! Every mistake gets an error that names it and says what to do next.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use mogok_tests::program::{both, wait_until};
+use mogok_tests::{Developer, Platform};
+
+fn contains_all(text: &str, wanted: &[&str]) {
+    for part in wanted {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn names_accounts_and_ownership() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let ann = platform.developer("ann@example.com")?;
+    let bob = platform.developer("bob@example.com")?;
+    let app = ann.create("rack", "hello")?;
+
+    for (name, wanted) in [("Hello!", "invalid app name"), ("portal", "reserved"), ("hello", "taken")] {
+        contains_all(&bob.mogok_fails(&app, &["create", name, "--no-remote"])?, &[name, wanted]);
+    }
+    contains_all(&ann.mogok_fails(&app, &["create", "second", "--no-remote"])?, &["free", "1"]);
+
+    // Somebody else's app: not shown, not pushed to.
+    contains_all(&bob.mogok_fails(&app, &["info"])?, &["hello"]);
+    let pushed = bob.try_git(
+        &app.dir,
+        &[
+            "-c",
+            "credential.helper=",
+            "push",
+            &format!("http://x:{}@git.mogok.localhost:8080/hello.git", token(&bob)?),
+            "master",
+        ],
+    )?;
+    assert!(!pushed.status.success());
+
+    // Before anything was pushed, built or started.
+    contains_all(&ann.mogok_fails(&app, &["start"])?, &["mogok build"]);
+    contains_all(&ann.mogok_fails(&app, &["build"])?, &["git push mogok master"]);
+    let answer = platform.visit(&app, "/")?;
+    assert_eq!(answer.error_code(), Some("H81"), "{}", answer.body);
+    assert_eq!(platform.visitor().get("nothing.mogok.localhost", "/", &[])?.status, 404);
+
+    // Wrong password, revoked token.
+    let mut login = ann.command(&app.dir, &["login", "ann@example.com"]);
+    let wrong = login.env("MOGOK_PASSWORD", "not the password").output()?;
+    contains_all(&both(&wrong), &["password"]);
+    let revoked = token(&ann)?;
+    ann.mogok(&app, &["logout"])?;
+    let mut whoami = ann.command(&app.dir, &["whoami"]);
+    let refused = whoami.env("MOGOK_TOKEN", revoked).output()?;
+    assert!(!refused.status.success());
+    contains_all(&both(&refused), &["mogok login"]);
+    platform.finish()
+}
+
+/// The secret that the command keeps for this developer.
+fn token(dev: &Developer) -> Result<String> {
+    let text = std::fs::read_to_string(dev.home().join(".config/mogok/credentials.json"))?;
+    let value: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(value["platforms"]["http://api.mogok.localhost:8080"]["token"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn sources_that_cannot_be_built() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.create("rack", "hello")?;
+    let read = |path: &str| std::fs::read_to_string(app.dir.join(path));
+    let (gemfile, lock) = (read("Gemfile")?, read("Gemfile.lock")?);
+
+    std::fs::remove_file(app.dir.join("Gemfile.lock"))?;
+    dev.push(&app)?;
+    contains_all(&dev.mogok_fails(&app, &["build"])?, &["Gemfile.lock", "bundle lock"]);
+
+    std::fs::remove_file(app.dir.join("Gemfile"))?;
+    dev.push(&app)?;
+    contains_all(&dev.mogok_fails(&app, &["build"])?, &["Gemfile"]);
+
+    dev.write(&app, "Gemfile", &gemfile)?;
+    dev.write(&app, "Gemfile.lock", &lock)?;
+    dev.write(&app, "Procfile", "web: true\nthis is no process\n")?;
+    dev.push(&app)?;
+    contains_all(&dev.mogok_fails(&app, &["build"])?, &["Procfile", "line 2", "this is no process"]);
+
+    dev.write(&app, "Procfile", "web: true\n")?;
+    dev.write(&app, "Gemfile", &format!("{gemfile}\ngem \"no-such-gem\"\n"))?;
+    dev.write(
+        &app,
+        "Gemfile.lock",
+        &lock
+            .replace("    rack (", "    no-such-gem (1.0)\n    rack (")
+            .replace("\n  rack\n", "\n  no-such-gem\n  rack\n"),
+    )?;
+    dev.push(&app)?;
+    contains_all(&dev.mogok_fails(&app, &["build"])?, &["build failed", "no-such-gem"]);
+    platform.finish()
+}
+
+#[test]
+fn apps_that_crash_or_never_listen() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.create("rack", "hello")?;
+
+    dev.write(&app, "Procfile", "web: echo about to fail; exit 7\n")?;
+    dev.push(&app)?;
+    dev.mogok(&app, &["build"])?;
+    contains_all(&dev.mogok_fails(&app, &["start"])?, &["exited with status 7", "about to fail"]);
+    wait_until("the H10 page", Duration::from_secs(20), || {
+        platform.visit(&app, "/").is_ok_and(|answer| answer.error_code() == Some("H10"))
+    })?;
+    contains_all(&dev.mogok(&app, &["ps"])?, &["crashed", "status 7", "about to fail"]);
+    contains_all(&dev.mogok(&app, &["logs"])?, &["app[web.1]: about to fail", "mogok[web.1]: "]);
+
+    dev.write(&app, "Procfile", "web: sleep 1000\n")?;
+    dev.push(&app)?;
+    dev.mogok(&app, &["build"])?;
+    contains_all(&dev.mogok_fails(&app, &["start"])?, &["R10"]);
+    platform.finish()
+}

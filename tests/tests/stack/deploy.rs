@@ -1,0 +1,92 @@
+//! From `git push` to a served page, and everything a developer does to an app afterwards.
+
+use anyhow::{Result, ensure};
+use mogok_api::control::{Build, BuildState, Process, Release};
+use mogok_api::instance::Phase;
+use mogok_tests::Platform;
+
+#[test]
+fn a_pushed_app_is_built_started_and_served() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.deploy("rack", "hello")?;
+
+    let answer = platform.visit(&app, "/")?;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains("web.1"), "{}", answer.body);
+
+    let processes: Vec<Process> = dev.json(&app, &["ps"])?;
+    assert_eq!(processes.len(), 1);
+    assert_eq!(processes[0].phase, Phase::Up);
+    assert_eq!(processes[0].name.to_string(), "web.1");
+
+    let builds: Vec<Build> = dev.json(&app, &["builds"])?;
+    assert_eq!(builds[0].state, BuildState::Succeeded);
+    assert_eq!(builds[0].commit, dev.git(&app, &["rev-parse", "HEAD"])?.trim());
+
+    let log = dev.mogok(&app, &["logs", "-n", "1000"])?;
+    assert!(log.contains("router[router]: at=info method=GET path=\"/\""), "no request line:\n{log}");
+    assert!(log.contains("build["), "no build line:\n{log}");
+    assert!(log.contains("app[web.1]: "), "no line of the app:\n{log}");
+    platform.finish()
+}
+
+#[test]
+fn config_rollback_and_restart_make_what_they_say() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.deploy("rack", "hello")?;
+    let shows = |wanted: &str| -> Result<()> {
+        let body = platform.visit(&app, "/env/GREETING")?.body;
+        ensure!(body.trim() == wanted, "GREETING is {body:?}, not {wanted:?}");
+        Ok(())
+    };
+
+    shows("")?;
+    dev.mogok(&app, &["config", "set", "GREETING=bonjour"])?;
+    mogok_tests::program::wait_until("the new release serves", std::time::Duration::from_secs(30), || {
+        shows("bonjour").is_ok()
+    })?;
+    let releases: Vec<Release> = dev.json(&app, &["releases"])?;
+    assert_eq!(releases.iter().map(|release| release.number.get()).collect::<Vec<_>>(), [2, 1]);
+    assert!(releases[0].current);
+
+    dev.mogok(&app, &["rollback"])?;
+    shows("")?;
+    let releases: Vec<Release> = dev.json(&app, &["releases"])?;
+    assert_eq!(releases[0].number.get(), 3, "a rollback is a new release");
+
+    let before: Vec<Process> = dev.json(&app, &["ps"])?;
+    dev.mogok(&app, &["restart"])?;
+    let after: Vec<Process> = dev.json(&app, &["ps"])?;
+    assert_ne!(before[0].instance, after[0].instance);
+    assert_eq!(platform.visit(&app, "/")?.status, 200);
+    platform.finish()
+}
+
+#[test]
+fn an_unchanged_lock_file_is_not_installed_again() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.deploy("rack", "hello")?;
+    dev.write(&app, "public.txt", "changed")?;
+    dev.push(&app)?;
+    let log = dev.mogok(&app, &["build"])?;
+    assert!(!log.contains("Installing puma"), "puma was installed again:\n{log}");
+    let releases: Vec<Release> = dev.json(&app, &["releases"])?;
+    assert_eq!(releases[0].number.get(), 2);
+    platform.finish()
+}
+
+#[test]
+fn a_destroyed_app_leaves_nothing_and_frees_its_name() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.deploy("rack", "hello")?;
+    dev.mogok(&app, &["destroy", "--confirm", "hello"])?;
+    assert_eq!(platform.visit(&app, "/")?.status, 404);
+    assert_eq!(platform.agent(&["ps", "--json"])?.trim(), "[]");
+    let other = platform.developer("bob@example.com")?;
+    other.create("rack", "hello")?;
+    platform.finish()
+}
