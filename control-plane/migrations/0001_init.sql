@@ -54,7 +54,9 @@ CREATE TABLE builds (
     instance_id TEXT,
     node_id TEXT,
     -- The container's complete spec as JSON, so that a restarted control plane hands the same one over.
-    spec TEXT
+    spec TEXT,
+    -- JSON object: process type -> command line, as the commit says; they become the release's.
+    processes TEXT
 );
 CREATE INDEX builds_app ON builds (app_id, created_at);
 -- One build at a time per app.

@@ -221,7 +221,8 @@ impl LogStore {
         Follower::new(self.log(key.into())?, start, filter).await
     }
 
-    /// Says that no line will follow, durably: readers that follow come to an end. A later line opens it again.
+    /// Says that no line will follow, durably: readers that follow come to an end. Lines that come
+    /// later all the same are kept, for those who read afterwards.
     ///
     /// # Errors
     /// When the mark cannot be written.

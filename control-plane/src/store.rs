@@ -13,6 +13,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, Row, Transaction};
 
 pub mod apps;
+pub mod builds;
 pub mod releases;
 pub mod tokens;
 pub mod users;

@@ -94,11 +94,6 @@ impl Segments {
         if self.abandoned || lines.is_empty() {
             return Ok(());
         }
-        if self.closed {
-            let mark = self.dir.join(CLOSED);
-            fs::remove_file(&mark).map_err(LogError::io("reopen the log", &mark))?;
-            self.closed = false;
-        }
         let (mut buffer, mut buffered, mut encoded) = (Vec::new(), 0, Vec::new());
         for line in lines {
             encoded.clear();

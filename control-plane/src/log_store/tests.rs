@@ -174,6 +174,9 @@ async fn a_closed_log_ends_its_followers_also_after_a_restart() {
     assert_eq!(follower.next().await.unwrap().unwrap().len(), 1);
     assert!(follower.next().await.unwrap().is_none());
     assert_eq!(store.keys().unwrap(), [LogKey::Build(build)]);
+    assert_eq!(store.append(build, Utc::now(), LogSource::Build, "build", "late").unwrap(), 2);
+    assert!(store.is_closed(build).unwrap());
+    assert_eq!(store.read_last(build, 9, Filter::default()).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
