@@ -15,6 +15,8 @@ pub struct AppState {
     pub config: Arc<Config>,
     pub wake: Wake,
     pub logs: LogStore,
+    /// Sources and packages, content-addressed.
+    pub images: mogok_images::Store,
 }
 
 /// Why the shared state could not be made.
@@ -24,6 +26,8 @@ pub enum OpenError {
     StateDir { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot open the blob store")]
+    Images(#[from] mogok_images::StoreError),
 }
 
 impl AppState {
@@ -36,6 +40,7 @@ impl AppState {
         std::fs::create_dir_all(&path).map_err(|source| OpenError::StateDir { path, source })?;
         let store = Store::open(&config.database_url()).await?;
         let logs = LogStore::open(&config.state_dir);
-        Ok(Self { store, config: Arc::new(config), wake: Wake::default(), logs })
+        let images = mogok_images::Store::open(config.state_dir.join("store"))?;
+        Ok(Self { store, config: Arc::new(config), wake: Wake::default(), logs, images })
     }
 }
