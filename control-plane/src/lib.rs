@@ -8,6 +8,7 @@ pub mod config;
 pub mod git;
 pub mod lockfile;
 pub mod log_store;
+pub mod node;
 pub mod procfile;
 pub mod server;
 pub mod state;

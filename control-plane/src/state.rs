@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::log_store::LogStore;
+use crate::node::Observed;
 use crate::store::{Store, StoreError};
 use crate::wake::Wake;
 
@@ -17,6 +18,8 @@ pub struct AppState {
     pub logs: LogStore,
     /// Sources and packages, content-addressed.
     pub images: mogok_images::Store,
+    /// What is seen of nodes and containers.
+    pub observed: Observed,
 }
 
 /// Why the shared state could not be made.
@@ -41,6 +44,8 @@ impl AppState {
         let store = Store::open(&config.database_url()).await?;
         let logs = LogStore::open(&config.state_dir);
         let images = mogok_images::Store::open(config.state_dir.join("store"))?;
-        Ok(Self { store, config: Arc::new(config), wake: Wake::default(), logs, images })
+        let wake = Wake::default();
+        let observed = Observed::new(wake.clone());
+        Ok(Self { store, config: Arc::new(config), wake, logs, images, observed })
     }
 }

@@ -14,6 +14,9 @@ use sqlx::{Any, AnyPool, Row, Transaction};
 
 pub mod apps;
 pub mod builds;
+pub mod deploys;
+pub mod instances;
+pub mod nodes;
 pub mod releases;
 pub mod tokens;
 pub mod users;
