@@ -10,6 +10,7 @@ pub mod lockfile;
 pub mod log_store;
 pub mod node;
 pub mod procfile;
+pub mod scheduler;
 pub mod server;
 pub mod state;
 pub mod store;
