@@ -1,0 +1,297 @@
+//! The cgroups of the containers: made, limited, watched, killed and removed here.
+//!
+//! Every container has one directory in the v2 tree, which tracks and kills it, and on a hybrid host
+//! one more in each v1 hierarchy that limits it. Invariant: only directories below the agent's own
+//! root are ever written, and a container whose limits the host cannot enforce is never created.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mogok_api::agent::{CgroupMode, Usage};
+use mogok_api::app::Limits;
+use mogok_api::id::InstanceId;
+
+mod file;
+mod hierarchy;
+mod limit;
+mod oom;
+mod removal;
+
+pub use hierarchy::{Controller, Hierarchies, Place};
+pub use oom::OomWatch;
+
+/// How long a removal waits for killed processes to be gone.
+const REMOVAL_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a cgroup could not be made, read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("cgroup root name {0:?}: use 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.', not starting with '.'")]
+    InvalidRootName(String),
+    #[error(
+        "no cgroup v2 file system is mounted: mount cgroup2 on /sys/fs/cgroup, or on /sys/fs/cgroup/unified beside v1"
+    )]
+    NoUnifiedTree,
+    #[error(
+        "controller {0}: this host has it neither in cgroup v2 nor in v1, so the limit cannot be enforced"
+    )]
+    ControllerMissing(Controller),
+    #[error("controller {controller}: the kernel has no {}, so the limit cannot be enforced", file.display())]
+    LimitMissing { controller: Controller, file: PathBuf },
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{} holds {content:?}, which is not what cgroups(7) says", path.display())]
+    Malformed { path: PathBuf, content: String },
+    #[error("write {value:?} to {}", path.display())]
+    Write { path: PathBuf, value: String, source: std::io::Error },
+    #[error("create cgroup {}", path.display())]
+    Create { path: PathBuf, source: std::io::Error },
+    #[error("remove cgroup {}", path.display())]
+    Remove { path: PathBuf, source: std::io::Error },
+    #[error("cgroup {} is still in use {} s after its processes were killed", path.display(), after.as_secs())]
+    Busy { path: PathBuf, after: Duration },
+    #[error("cgroup {} already exists and has processes in it", .0.display())]
+    Occupied(PathBuf),
+    #[error("watch {} for memory kills", path.display())]
+    Watch { path: PathBuf, source: std::io::Error },
+}
+
+/// The agent's subtree of every hierarchy.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    hierarchies: Hierarchies,
+}
+
+impl Cgroups {
+    /// Finds the host's hierarchies and makes `root_name` in each that is needed.
+    ///
+    /// On a unified host under systemd the root lies in the agent's delegated unit: beside the agent's
+    /// own cgroup when that is called `supervisor` (`DelegateSubgroup=supervisor`), else the agent moves
+    /// itself into a `supervisor` cgroup first, because a v2 cgroup that hands controllers to children
+    /// may hold no process (`Documentation/admin-guide/cgroup-v2.rst`, "No Internal Process Constraint").
+    pub fn detect(root_name: &str) -> Result<Self, CgroupError> {
+        Self::detect_below(root_name, None)
+    }
+
+    /// The same below another delegated v2 cgroup, given as a path in the cgroup namespace
+    /// (`/mogok.slice/mogok-containers.service`): so a restart of the agent's unit touches no container.
+    /// Hybrid hosts ignore `parent`.
+    pub fn detect_below(root_name: &str, parent: Option<&str>) -> Result<Self, CgroupError> {
+        let mountinfo = file::read(Path::new("/proc/self/mountinfo"))?;
+        let own = file::read(Path::new("/proc/self/cgroup"))?;
+        let hierarchies = Hierarchies::find(&mountinfo, &own, root_name, parent)?;
+        hierarchies.prepare()?;
+        Ok(Self { hierarchies })
+    }
+
+    /// Which of the two kinds of host this is.
+    #[must_use]
+    pub fn mode(&self) -> CgroupMode {
+        self.hierarchies.mode()
+    }
+
+    /// A new, empty cgroup with all limits set. What an earlier life left under the same id is removed
+    /// first, unless processes live in it.
+    pub fn create(&self, id: &InstanceId, limits: &Limits) -> Result<Cgroup, CgroupError> {
+        for controller in Controller::ALL {
+            if self.hierarchies.place(controller).is_none() {
+                return Err(CgroupError::ControllerMissing(controller));
+            }
+        }
+        let cgroup = self.open(id);
+        match cgroup.make(limits) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                if !matches!(error, CgroupError::Occupied(_)) {
+                    // The first error is the one that matters; this one would follow from it.
+                    let _ = cgroup.remove();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The cgroup of a container that may or may not exist.
+    #[must_use]
+    pub fn open(&self, id: &InstanceId) -> Cgroup {
+        let name = id.to_string();
+        let place = |controller| {
+            self.hierarchies
+                .place(controller)
+                .map(|place| Place { version: place.version, dir: place.dir.join(&name) })
+        };
+        let [cpu, memory, pids] = Controller::ALL.map(place);
+        let v2 = self.hierarchies.v2().join(&name);
+        let mut v1: Vec<PathBuf> = Vec::new();
+        for place in [&cpu, &memory, &pids].into_iter().flatten() {
+            // Hierarchies with several controllers (`cpu,memory`) are one directory.
+            if place.dir != v2 && !v1.contains(&place.dir) {
+                v1.push(place.dir.clone());
+            }
+        }
+        Cgroup { v2, v1, cpu, memory, pids }
+    }
+
+    /// Every container that has a cgroup, in no order: how the agent finds what it does not remember.
+    pub fn list(&self) -> Result<Vec<InstanceId>, CgroupError> {
+        let mut found = Vec::new();
+        for dir in std::iter::once(self.hierarchies.v2()).chain(self.hierarchies.v1()) {
+            let entries = match fs::read_dir(dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(source) => return Err(CgroupError::Read { path: dir.to_owned(), source }),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|source| CgroupError::Read { path: dir.to_owned(), source })?;
+                if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                    && !found.contains(&id)
+                {
+                    found.push(id);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes the agent's root directories where they are empty. For a node that is given up, and tests.
+    pub fn remove_root(&self) {
+        for dir in self.hierarchies.v1().chain(std::iter::once(self.hierarchies.v2())) {
+            if let Err(error) = fs::remove_dir(dir)
+                && error.kind() != ErrorKind::NotFound
+            {
+                tracing::warn!(path = %dir.display(), %error, "cgroup root not removed");
+            }
+        }
+    }
+}
+
+/// One container's cgroup: a handle, not an owner; dropping it changes nothing.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    v2: PathBuf,
+    v1: Vec<PathBuf>,
+    cpu: Option<Place>,
+    memory: Option<Place>,
+    pids: Option<Place>,
+}
+
+impl Cgroup {
+    /// Its directory in the v2 tree, for `CLONE_INTO_CGROUP`.
+    #[must_use]
+    pub fn v2_path(&self) -> &Path {
+        &self.v2
+    }
+
+    /// Its directories in v1 hierarchies, each to be joined by the container's init; empty on a unified host.
+    #[must_use]
+    pub fn v1_paths(&self) -> &[PathBuf] {
+        &self.v1
+    }
+
+    fn places(&self) -> impl Iterator<Item = (Controller, &Place)> {
+        Controller::ALL
+            .into_iter()
+            .zip([&self.cpu, &self.memory, &self.pids])
+            .filter_map(|(controller, place)| place.as_ref().map(|place| (controller, place)))
+    }
+
+    fn make(&self, limits: &Limits) -> Result<(), CgroupError> {
+        for dir in std::iter::once(&self.v2).chain(&self.v1) {
+            match fs::create_dir(dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    if self.populated()? || !file::pids(&dir.join("cgroup.procs"))?.is_empty() {
+                        return Err(CgroupError::Occupied(dir.clone()));
+                    }
+                    // Made anew, so that its counters (memory kills) begin at zero.
+                    removal::remove_tree(dir, REMOVAL_WAIT)?;
+                    fs::create_dir(dir)
+                        .map_err(|source| CgroupError::Create { path: dir.clone(), source })?;
+                }
+                Err(source) => return Err(CgroupError::Create { path: dir.clone(), source }),
+            }
+        }
+        for (controller, place) in self.places() {
+            limit::apply(controller, place, limits)?;
+        }
+        Ok(())
+    }
+
+    /// Sends SIGKILL to every process at once (`cgroup.kill`, Linux 5.14); a container that forks
+    /// faster than anyone can count does not escape it. A cgroup that is gone is no error.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        match file::write(&self.v2.join("cgroup.kill"), "1") {
+            Err(CgroupError::Write { source, .. })
+                if source.kind() == ErrorKind::NotFound && !self.v2.exists() =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Does a process live in it or below? False when the cgroup is gone.
+    pub fn populated(&self) -> Result<bool, CgroupError> {
+        let path = self.v2.join("cgroup.events");
+        match file::key(&path, "populated") {
+            Ok(count) => Ok(count != 0),
+            Err(CgroupError::Read { source, .. }) if removal::is_gone(&source) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Process ids in it, as the host sees them. Empty when the cgroup is gone.
+    pub fn procs(&self) -> Result<Vec<i32>, CgroupError> {
+        match file::pids(&self.v2.join("cgroup.procs")) {
+            Err(CgroupError::Read { source, .. }) if removal::is_gone(&source) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// How many of its processes the kernel has killed for want of memory since it was created.
+    pub fn oom_kills(&self) -> Result<u64, CgroupError> {
+        let (path, key) = self.oom_counter()?;
+        file::key(&path, key)
+    }
+
+    fn oom_counter(&self) -> Result<(PathBuf, &'static str), CgroupError> {
+        let place = self.memory.as_ref().ok_or(CgroupError::ControllerMissing(Controller::Memory))?;
+        Ok((place.dir.join(place.oom_file()), "oom_kill"))
+    }
+
+    /// Reports memory kills as they happen. On v1, where the kernel kills one process and not the
+    /// container, the caller must then [`kill`](Self::kill) the rest.
+    pub fn watch_oom(&self) -> Result<OomWatch, CgroupError> {
+        let place = self.memory.as_ref().ok_or(CgroupError::ControllerMissing(Controller::Memory))?;
+        OomWatch::new(place)
+    }
+
+    /// What it uses now.
+    pub fn usage(&self) -> Result<Usage, CgroupError> {
+        let of = |place: &Option<Place>, controller| {
+            place.clone().ok_or(CgroupError::ControllerMissing(controller))
+        };
+        let memory = of(&self.memory, Controller::Memory)?;
+        let pids = of(&self.pids, Controller::Pids)?;
+        Ok(Usage {
+            memory_bytes: file::number(&memory.dir.join(memory.usage_file()))?,
+            // Counted in every v2 cgroup, with or without the cpu controller.
+            cpu_usec: file::key(&self.v2.join("cpu.stat"), "usage_usec")?,
+            pids: file::number(&pids.dir.join("pids.current"))?,
+        })
+    }
+
+    /// Kills what is in it, waits until that is gone (10 s at most) and removes its directories.
+    /// Blocks. Does nothing when there is nothing.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        self.kill()?;
+        removal::wait_empty(&self.v2, REMOVAL_WAIT)?;
+        // The v2 directory goes last: as long as it exists, `list` finds a removal that was cut short.
+        for dir in self.v1.iter().chain(std::iter::once(&self.v2)) {
+            removal::remove_tree(dir, REMOVAL_WAIT)?;
+        }
+        Ok(())
+    }
+}
