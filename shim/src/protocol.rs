@@ -6,6 +6,8 @@
 //! [`Reply`] the other, each request answered once and in order. [`Reply::Exited`] also answers a
 //! pending [`Request::Wait`] when the program ends. Only uid 0 is answered (`SO_PEERCRED`).
 
+pub mod frame;
+
 use serde::{Deserialize, Serialize};
 
 /// Grows when an old shim could misread a new agent or the reverse.
@@ -63,6 +65,9 @@ pub enum Request {
     Signal { signal: i32, all: bool },
     /// Answered when the program has ended and its last output is in the log.
     Wait,
+    /// The exit is known, leave. Answered by [`Reply::Done`]; refused while the program runs. Without it
+    /// the shim leaves by itself ten minutes after the exit, when nobody asked anything in between.
+    Quit,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,56 @@
+//! Process descriptors (pidfd_open(2), pidfd_send_signal(2)): a process named for good, not by a
+//! number that may be another's tomorrow.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use super::signal::queued;
+
+/// A descriptor of the process `pid`, readable (`POLLIN`) once it has ended, close-on-exec.
+///
+/// # Errors
+/// `ESRCH` when there is none.
+pub fn open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes two integers and touches no memory (pidfd_open(2)).
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel made this descriptor for us, so nobody else owns it; it fits an int.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sends a signal, as kill(2) does; 0 only asks whether the process is there.
+///
+/// # Errors
+/// `ESRCH` when it has been waited for, `EPERM`, `EINVAL`.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: a null siginfo is allowed and means that of kill(2) (pidfd_send_signal(2)).
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
+    Errno::result(sent).map(drop)
+}
+
+/// Sends a signal that carries a number, as sigqueue(3) does.
+///
+/// # Errors
+/// `ESRCH`, `EPERM`, `EINVAL`, `EAGAIN` when too many are queued.
+pub fn queue_signal(pidfd: impl AsFd, signal: i32, value: i32) -> Result<(), Errno> {
+    let info = queued(signal, value);
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: `info` lives through the call and is a whole siginfo_t, which is what the kernel reads.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, &raw const info, 0) };
+    Errno::result(sent).map(drop)
+}
+
+/// Takes the exit status of a child that has ended; `None` while it runs.
+///
+/// # Errors
+/// `ECHILD` when it is no child of ours or was waited for before.
+pub fn try_wait(pidfd: impl AsFd) -> Result<Option<WaitStatus>, Errno> {
+    match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)? {
+        WaitStatus::StillAlive => Ok(None),
+        status => Ok(Some(status)),
+    }
+}
