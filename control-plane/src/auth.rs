@@ -16,8 +16,8 @@ mod password;
 mod throttle;
 
 pub use email::{Email, InvalidEmail};
-pub use password::{InvalidPassword, Password, PasswordError};
 use password::Hasher;
+pub use password::{InvalidPassword, Password, PasswordError};
 use throttle::Throttle;
 
 /// What every token begins with, so that people and secret scanners recognise one.

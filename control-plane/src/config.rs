@@ -41,6 +41,9 @@ pub struct Config {
     /// URL of the gem mirror that builds use
     #[arg(long, env = "MOGOK_GEM_MIRROR")]
     pub gem_mirror: Option<String>,
+    /// Bytes that one git push may have
+    #[arg(long, env = "MOGOK_PUSH_LIMIT_BYTES", default_value_t = 1 << 30)]
+    pub push_limit_bytes: u64,
 }
 
 /// `http` or `https`.

@@ -4,12 +4,16 @@
 //! any instant and goes on from the store when it is started again.
 
 pub mod api;
+pub mod apps;
+pub mod auth;
 pub mod config;
 pub mod git;
 pub mod lockfile;
 pub mod log_store;
 pub mod node;
+pub mod plan;
 pub mod procfile;
+pub mod release;
 pub mod scheduler;
 pub mod server;
 pub mod state;

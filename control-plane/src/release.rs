@@ -12,7 +12,8 @@ use crate::store::apps::AppRow;
 use crate::store::releases::ReleaseRow;
 
 /// Programs of the app and of its bundle come before those of the image.
-const PATH: &str = "/app/bin:/app/vendor/bundle/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str =
+    "/app/bin:/app/vendor/bundle/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The environment of one process of the release.
 #[must_use]

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::auth::Auth;
 use crate::config::Config;
+use crate::git::{GitError, Repositories};
 use crate::log_store::LogStore;
 use crate::node::Observed;
 use crate::store::{Store, StoreError};
@@ -20,6 +22,8 @@ pub struct AppState {
     pub images: mogok_images::Store,
     /// What is seen of nodes and containers.
     pub observed: Observed,
+    pub auth: Auth,
+    pub repositories: Repositories,
 }
 
 /// Why the shared state could not be made.
@@ -27,6 +31,8 @@ pub struct AppState {
 pub enum OpenError {
     #[error("cannot make the state directory {path}")]
     StateDir { path: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Repositories(#[from] GitError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot open the blob store")]
@@ -46,6 +52,8 @@ impl AppState {
         let images = mogok_images::Store::open(config.state_dir.join("store"))?;
         let wake = Wake::default();
         let observed = Observed::new(wake.clone());
-        Ok(Self { store, config: Arc::new(config), wake, logs, images, observed })
+        let auth = Auth::new(store.clone());
+        let repositories = Repositories::open(&config.state_dir, config.push_limit_bytes)?;
+        Ok(Self { store, config: Arc::new(config), wake, logs, images, observed, auth, repositories })
     }
 }

@@ -18,8 +18,10 @@ pub mod deploys;
 pub mod instances;
 pub mod nodes;
 pub mod releases;
+mod removal;
 pub mod tokens;
 pub mod users;
+pub mod wanted;
 
 /// What can go wrong with the store; `Display` names the operation, the source says why.
 #[derive(Debug, thiserror::Error)]

@@ -75,7 +75,11 @@ impl Hasher {
     }
 
     /// Is it the password of this hash? Takes as long without a hash, and says no.
-    pub(super) async fn verify(&self, password: Password, hash: Option<String>) -> Result<bool, PasswordError> {
+    pub(super) async fn verify(
+        &self,
+        password: Password,
+        hash: Option<String>,
+    ) -> Result<bool, PasswordError> {
         self.run(move || {
             let known = hash.is_some();
             let Some(hash) = hash.or_else(|| NOBODY.clone()) else { return Ok(false) };

@@ -37,7 +37,8 @@ impl Throttle {
             failures.retain(|_, seen| now.duration_since(seen.since) < WINDOW);
             // Still full: somebody tries many emails. The one closest to its end makes room.
             if failures.len() >= EMAILS {
-                let oldest = failures.iter().min_by_key(|(_, seen)| seen.since).map(|(email, _)| email.clone());
+                let oldest =
+                    failures.iter().min_by_key(|(_, seen)| seen.since).map(|(email, _)| email.clone());
                 oldest.and_then(|email| failures.remove(&email));
             }
         }

@@ -53,6 +53,20 @@ pub struct NewRelease {
     pub processes: BTreeMap<ProcessType, String>,
 }
 
+impl NewRelease {
+    /// The same package, image and processes as an earlier release.
+    pub(super) fn like(release: &ReleaseRow) -> Self {
+        Self {
+            description: release.description.clone(),
+            commit: release.commit.clone(),
+            package: release.package.clone(),
+            image: release.image.clone(),
+            image_digest: release.image_digest.clone(),
+            processes: release.processes.clone(),
+        }
+    }
+}
+
 /// Why no release was made.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateReleaseError {
@@ -150,8 +164,9 @@ pub(crate) async fn insert(
     Ok(release)
 }
 
-/// What a build does when it succeeds: writes the release with the app's config as it is now. In the
-/// caller's transaction, so that the build's end is written with it or not at all.
+/// What a build does when it succeeds: writes the release with the app's config as it is now, and the
+/// deploy of it when the app runs (the caller wakes the reconciler after the commit). In the caller's
+/// transaction, so that the build's end is written with it or not at all.
 ///
 /// # Errors
 /// [`CreateReleaseError::NoApp`] when the app is gone or being destroyed.
@@ -164,7 +179,11 @@ pub(crate) async fn create_in(
     if row.destroying {
         return Err(CreateReleaseError::NoApp);
     }
-    Ok(insert(tx, app, new, &row.config).await?)
+    let release = insert(tx, app, new, &row.config).await?;
+    if row.running {
+        super::deploys::insert(tx, app, super::deploys::DeployAction::Release).await?;
+    }
+    Ok(release)
 }
 
 impl Store {
@@ -209,4 +228,19 @@ impl Store {
             .map_err(failed("list releases"))?;
         rows.iter().map(ReleaseRow::read).collect()
     }
+}
+
+/// A release of the app by its number, inside a transaction.
+pub(super) async fn by_number(
+    tx: &mut Transaction<'static, Any>,
+    app: AppId,
+    number: ReleaseNumber,
+) -> Result<Option<ReleaseRow>, StoreError> {
+    let row = sqlx::query("SELECT * FROM releases WHERE app_id = $1 AND number = $2")
+        .bind(app.to_string())
+        .bind(i64::from(number.get()))
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(failed("find a release"))?;
+    row.as_ref().map(ReleaseRow::read).transpose()
 }
