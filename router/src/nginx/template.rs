@@ -1,0 +1,166 @@
+//! The text itself, for the nginx of Debian 12 (1.22) and later. `daemon` and `master_process` are
+//! left to whoever starts it (`-g 'daemon off;'` under a supervisor).
+
+use std::fmt;
+
+use super::NginxConfig;
+
+/// The router keeps its side of an idle connection for 75 s, so that nginx closes first and no
+/// request meets a closing connection.
+const UPSTREAM_KEEPALIVE: &str = "30s";
+/// The largest body: a pushed repository, an upload to an app.
+const MAX_BODY: &str = "1g";
+
+impl fmt::Display for NginxConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, router, control_plane, base_domain, state, tls, user } = self;
+        writeln!(f, "# Written by mogok-router nginx-config; change its arguments, not this file.")?;
+        if let Some(user) = user {
+            writeln!(f, "user {user};")?;
+        }
+        write!(
+            f,
+            r"worker_processes auto;
+worker_rlimit_nofile 65536;
+pid {state}/nginx.pid;
+error_log {state}/logs/error.log warn;
+events {{
+    worker_connections 16384;
+}}
+http {{
+    access_log off;
+    client_body_temp_path {state}/tmp/client_body;
+    proxy_temp_path {state}/tmp/proxy;
+    fastcgi_temp_path {state}/tmp/fastcgi;
+    uwsgi_temp_path {state}/tmp/uwsgi;
+    scgi_temp_path {state}/tmp/scgi;
+    types {{ }}
+    default_type application/octet-stream;
+    server_tokens off;
+    tcp_nodelay on;
+    keepalive_timeout 75s;
+    client_header_timeout 30s;
+    client_body_timeout 60s;
+    send_timeout 60s;
+    client_max_body_size {MAX_BODY};
+    server_names_hash_bucket_size 512;
+    reset_timedout_connection on;
+
+    # Everything goes on as it comes, both ways.
+    proxy_http_version 1.1;
+    proxy_request_buffering off;
+    proxy_buffering off;
+    proxy_max_temp_file_size 0;
+    proxy_buffer_size 32k;
+    proxy_buffers 8 32k;
+    proxy_busy_buffers_size 64k;
+    proxy_connect_timeout 5s;
+    proxy_next_upstream off;
+    proxy_intercept_errors off;
+
+    # A client's own words about where it comes from are replaced.
+    proxy_set_header Host $http_host;
+    proxy_set_header Connection $mogok_connection;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Port $server_port;
+    proxy_set_header X-Forwarded-Host '';
+    proxy_set_header X-Forwarded-Server '';
+    proxy_set_header X-Forwarded-Scheme '';
+    proxy_set_header X-Forwarded-Ssl '';
+    proxy_set_header X-Real-IP '';
+    proxy_set_header Forwarded '';
+    proxy_set_header Proxy '';
+    map $http_upgrade $mogok_connection {{
+        default upgrade;
+        '' '';
+    }}
+
+    upstream mogok_router {{
+        server {router} max_fails=0;
+        keepalive 128;
+        keepalive_timeout {UPSTREAM_KEEPALIVE};
+    }}
+    upstream mogok_control_plane {{
+        server {control_plane} max_fails=0;
+        keepalive 16;
+        keepalive_timeout {UPSTREAM_KEEPALIVE};
+    }}
+"
+        )?;
+        if let Some(tls) = tls {
+            write!(
+                f,
+                r"
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:mogok:10m;
+    ssl_session_tickets off;
+",
+                certificate = tls.certificate,
+                key = tls.key,
+            )?;
+        }
+        // Git and the API: whole repositories up, log streams down for as long as they are watched.
+        writeln!(f, "\n    server {{")?;
+        self.listens(f, "")?;
+        write!(
+            f,
+            r"        server_name api.{base_domain} git.{base_domain};
+        location / {{
+            proxy_pass http://mogok_control_plane;
+            proxy_read_timeout 1h;
+            proxy_send_timeout 1h;
+            client_body_timeout 10m;
+            send_timeout 10m;
+        }}
+"
+        )?;
+        platform_error(f)?;
+        writeln!(
+            f,
+            "    }}\n\n    # Apps, and hosts that no app has: the router tells them apart.\n    server {{"
+        )?;
+        self.listens(f, " default_server")?;
+        write!(
+            f,
+            r"        server_name *.{base_domain} {base_domain} _;
+        location / {{
+            proxy_pass http://mogok_router;
+            # Longer than the router's own times, so that its pages are the ones seen.
+            proxy_read_timeout 75s;
+            proxy_send_timeout 75s;
+        }}
+"
+        )?;
+        platform_error(f)?;
+        writeln!(f, "    }}\n    # {listen} and no other address is listened on for HTTP.\n}}")
+    }
+}
+
+impl NginxConfig {
+    fn listens(&self, f: &mut fmt::Formatter<'_>, suffix: &str) -> fmt::Result {
+        writeln!(f, "        listen {}{suffix};", self.listen)?;
+        match &self.tls {
+            Some(tls) => writeln!(f, "        listen {} ssl http2{suffix};", tls.listen),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is seen while the router or the control plane is down; pages of theirs pass unchanged.
+fn platform_error(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(
+        r#"        error_page 502 504 @platform;
+        location @platform {
+            internal;
+            default_type 'text/html; charset=utf-8';
+            add_header X-Mogok-Error H99 always;
+            add_header Cache-Control no-store always;
+            return 502 '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>The platform could not handle the request</title></head>\n<body><h1>The platform could not handle the request.</h1><p>Code: H99</p></body></html>\n';
+        }
+"#,
+    )
+}
