@@ -11,6 +11,7 @@
 //! # }
 //! ```
 
+pub mod bench;
 pub mod developer;
 pub mod leak;
 pub mod network;
