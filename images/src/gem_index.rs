@@ -16,6 +16,8 @@ use crate::mirror::{MirrorError, Mirrors};
 
 /// The suite of the images: compiled gems are tied to its Ruby.
 const SUITE: &str = "trixie";
+/// The suite before it, for pure Ruby gems that it alone has.
+const OLDER_SUITE: &str = "bookworm";
 const PACKAGES: &str = include_str!("../gem-index/packages");
 const SCRIPTS: [(&str, &str); 3] = [
     ("fetch-sources", include_str!("../gem-index/fetch-sources")),
@@ -70,7 +72,11 @@ pub fn build(out: &Path, work: &Path) -> Result<bool, GemIndexError> {
         let path = scripts.join(name);
         fs::write(&path, text).map_err(failed("write", &path))?;
     }
-    run(&root, "fetch-sources", &["sh", "/gem-index/fetch-sources", "/gem-index/sources"])?;
+    let older = scripts.join("older.list");
+    fs::write(&older, Mirrors::of_this_machine()?.sources(OLDER_SUITE, &["deb"]))
+        .map_err(failed("write", &older))?;
+    let fetch = ["sh", "/gem-index/fetch-sources", "/gem-index/sources", "/gem-index/older.list"];
+    run(&root, "fetch-sources", &fetch)?;
     let repack = ["ruby", "/gem-index/repack.rb", "/gem-index/out", "/gem-index/sources"];
     run(&root, "repack.rb", &repack)?;
 

@@ -1,0 +1,52 @@
+# frozen_string_literal: true
+
+module RubyBuild
+  # Runs a program with its output in the build log, and keeps the end of the output so that a
+  # failure can be explained.
+  class Command
+    KEPT_LINES = 500
+    LINE_BYTES = 10_000
+
+    # What both bundle and rake need. The bundle's own settings stand in .bundle/config.
+    ENVIRONMENT = {
+      "BUNDLE_MIRROR__ALL" => ENV["BUNDLE_MIRROR__ALL"],
+      "HOME" => "/tmp",
+      "LANG" => "C.UTF-8",
+      "PATH" => "/usr/local/bin:/usr/bin:/bin",
+      "MOGOK_BUILD" => "1",
+      "RACK_ENV" => "production",
+      "RAILS_ENV" => "production",
+      "NODE_ENV" => "production"
+    }.compact.freeze
+
+    Result = Struct.new(:status, :lines) do
+      def ok? = status.success?
+      def killed? = status.signaled? && status.termsig == Signal.list["KILL"]
+      def find(pattern) = lines.each { |line| (match = pattern.match(line)) and return match } && nil
+    end
+
+    def self.run(*command, dir:, env: {}, quiet: false)
+      lines = []
+      options = { unsetenv_others: true, chdir: dir, in: File::NULL, err: %i[child out] }
+      IO.popen([ENVIRONMENT.merge(env), *command, options]) do |output|
+        while (line = output.gets("\n", LINE_BYTES))
+          puts "       #{line}" unless quiet
+          lines << line.scrub("?").chomp
+          lines.shift if lines.size > KEPT_LINES
+        end
+      end
+      Result.new($?, lines)
+    rescue Errno::ENOENT
+      raise Failure, "#{command.first} is not there to be run"
+    end
+
+    # Failures that any step can meet.
+    def self.common_reason(result, what)
+      if result.find(/No space left on device|Disk quota exceeded|Errno::ENOSPC/)
+        "disk full: the build used up the space it may use"
+      elsif result.killed? || result.find(/Cannot allocate memory|NoMemoryError|Killed signal terminated program/)
+        "#{what} was killed: it needs more memory than a build may use"
+      end
+    end
+  end
+end
