@@ -9,6 +9,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use mogok_api::name::AppName;
 
+use crate::build::BuildSettings;
 use crate::store::Store;
 
 /// What `mogok-control-plane run` is told.
@@ -44,6 +45,8 @@ pub struct Config {
     /// Bytes that one git push may have
     #[arg(long, env = "MOGOK_PUSH_LIMIT_BYTES", default_value_t = 1 << 30)]
     pub push_limit_bytes: u64,
+    #[command(flatten)]
+    pub builds: BuildSettings,
 }
 
 /// `http` or `https`.

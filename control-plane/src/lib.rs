@@ -6,6 +6,7 @@
 pub mod api;
 pub mod apps;
 pub mod auth;
+pub mod build;
 pub mod config;
 pub mod git;
 pub mod lockfile;

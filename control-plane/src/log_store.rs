@@ -234,12 +234,10 @@ impl LogStore {
         Ok(())
     }
 
-    /// Was the log closed?
-    ///
-    /// # Errors
-    /// When the log cannot be opened.
-    pub fn is_closed(&self, key: impl Into<LogKey>) -> Result<bool, LogError> {
-        Ok(self.log(key.into())?.tail.borrow().closed)
+    /// Was the log closed? Looks at the mark alone and opens nothing.
+    #[must_use]
+    pub fn is_closed(&self, key: impl Into<LogKey>) -> bool {
+        segments::is_closed(&self.dir(key.into()))
     }
 
     /// Removes the log and ends its readers. Removing what is not there is no error.

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::build;
 use crate::config::Config;
 use crate::state::{AppState, OpenError};
 
@@ -47,6 +48,7 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     let _ends_with_us = stop.clone().drop_guard();
     let mut parts = JoinSet::new();
     parts.spawn(listener::run(state.clone(), listener, stop.clone()));
+    parts.spawn(build::run(state.clone(), stop.clone()));
 
     let first = parts.join_next().await;
     stop.cancel();

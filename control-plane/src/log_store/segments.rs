@@ -59,7 +59,7 @@ impl Segments {
     pub(super) fn open(dir: PathBuf) -> Result<Self, LogError> {
         let mut log =
             Self { bases: list(&dir)?, dir, file: None, next_seq: 1, closed: false, abandoned: false };
-        log.closed = log.dir.join(CLOSED).exists();
+        log.closed = is_closed(&log.dir);
         if let Some(base) = log.bases.last().copied() {
             let path = path(&log.dir, base);
             let mut file = OpenOptions::new()
@@ -254,6 +254,11 @@ impl Files {
         }
         Ok(found)
     }
+}
+
+/// Has the log in this directory the mark that it is complete?
+pub(super) fn is_closed(dir: &Path) -> bool {
+    dir.join(CLOSED).exists()
 }
 
 /// The number of the last whole record and where it ends; cuts what is behind it.

@@ -33,6 +33,7 @@ pub struct BuildRow {
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
+    /// Its app is being destroyed: it is to be cancelled.
     pub cancel_requested: bool,
     pub reason: Option<String>,
     pub release: Option<ReleaseNumber>,
@@ -303,16 +304,19 @@ impl Store {
     }
 
     /// The packages that someone may still need: those of the newest `releases` releases of each app, of its
-    /// current release, and of every instance.
+    /// current release, of every instance, and of its last successful build (the next one's cache).
     ///
     /// # Errors
     /// When the store fails.
     pub async fn packages_in_use(&self, releases: u32) -> Result<Vec<Digest>, StoreError> {
         let rows = sqlx::query(
-            "SELECT DISTINCT r.package AS package FROM releases r WHERE \
+            "SELECT r.package AS package FROM releases r WHERE \
              (SELECT COUNT(*) FROM releases n WHERE n.app_id = r.app_id AND n.number > r.number) < $1 \
              OR EXISTS (SELECT 1 FROM apps a WHERE a.current_release = r.id) \
-             OR EXISTS (SELECT 1 FROM instances i WHERE i.release_id = r.id)",
+             OR EXISTS (SELECT 1 FROM instances i WHERE i.release_id = r.id) \
+             UNION SELECT b.package AS package FROM builds b WHERE b.state = 'succeeded' AND NOT EXISTS \
+             (SELECT 1 FROM builds n WHERE n.app_id = b.app_id AND n.state = 'succeeded' \
+             AND n.created_at > b.created_at)",
         )
         .bind(i64::from(releases))
         .fetch_all(&self.pool)
