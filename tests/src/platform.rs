@@ -201,6 +201,17 @@ impl Platform {
         self.visitor().get(&self.host(app), path, &[])
     }
 
+    /// A variable of the environment of the instance that answers, as the sample app `rack` shows it.
+    ///
+    /// # Errors
+    /// When the app does not answer 200.
+    pub fn variable(&self, app: &App, name: &str) -> Result<Option<String>> {
+        let answer = self.visit(app, "/env")?;
+        ensure!(answer.status == 200, "HTTP {}: {}", answer.status, answer.body);
+        let value = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        Ok(value.map(str::to_owned))
+    }
+
     /// Stops the platform and fails when anything of it is left on the host.
     ///
     /// # Errors

@@ -13,7 +13,9 @@ fn a_pushed_app_is_built_started_and_served() -> Result<()> {
 
     let answer = platform.visit(&app, "/")?;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    assert!(answer.body.contains("web.1"), "{}", answer.body);
+    assert!(answer.body.contains("hello from rack"), "{}", answer.body);
+    assert_eq!(platform.variable(&app, "MOGOK_PROCESS")?.as_deref(), Some("web.1"));
+    assert_eq!(platform.variable(&app, "MOGOK_RELEASE")?.as_deref(), Some("v1"));
 
     let processes: Vec<Process> = dev.json(&app, &["ps"])?;
     assert_eq!(processes.len(), 1);
@@ -36,23 +38,23 @@ fn config_rollback_and_restart_make_what_they_say() -> Result<()> {
     let Some(platform) = Platform::start()? else { return Ok(()) };
     let dev = platform.developer("ann@example.com")?;
     let app = dev.deploy("rack", "hello")?;
-    let shows = |wanted: &str| -> Result<()> {
-        let body = platform.visit(&app, "/env/GREETING")?.body;
-        ensure!(body.trim() == wanted, "GREETING is {body:?}, not {wanted:?}");
+    let shows = |wanted: Option<&str>| -> Result<()> {
+        let found = platform.variable(&app, "GREETING")?;
+        ensure!(found.as_deref() == wanted, "GREETING is {found:?}, not {wanted:?}");
         Ok(())
     };
 
-    shows("")?;
+    shows(None)?;
     dev.mogok(&app, &["config", "set", "GREETING=bonjour"])?;
     mogok_tests::program::wait_until("the new release serves", std::time::Duration::from_secs(30), || {
-        shows("bonjour").is_ok()
+        shows(Some("bonjour")).is_ok()
     })?;
     let releases: Vec<Release> = dev.json(&app, &["releases"])?;
     assert_eq!(releases.iter().map(|release| release.number.get()).collect::<Vec<_>>(), [2, 1]);
     assert!(releases[0].current);
 
     dev.mogok(&app, &["rollback"])?;
-    shows("")?;
+    shows(None)?;
     let releases: Vec<Release> = dev.json(&app, &["releases"])?;
     assert_eq!(releases[0].number.get(), 3, "a rollback is a new release");
 

@@ -1,0 +1,12 @@
+#!/bin/bash
+# static-shim.sh dev|release DIR : links the shim statically and puts it into DIR, where the other programs are.
+# A static shim loads nothing from the host and keeps its memory small. Its own target directory keeps
+# cargo from building it twice, once each way, at every call.
+set -euo pipefail
+
+profile=$1 dir=$2
+cargo rustc --quiet -p mogok-shim --bin mogok-shim --profile "$profile" --target-dir target/static -- \
+  -C target-feature=+crt-static
+[ "$profile" = dev ] && built=debug || built=$profile
+install -m 755 "target/static/$built/mogok-shim" "$dir/mogok-shim.new"
+mv -f "$dir/mogok-shim.new" "$dir/mogok-shim"
