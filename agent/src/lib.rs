@@ -1,2 +1,3 @@
 //! agent
 pub mod cgroup;
+pub mod network;

@@ -1,0 +1,233 @@
+//! Links, addresses and routes by rtnetlink(7).
+//!
+//! Both ends of a veth pair carry the same link-layer address and speak no ARP: on an Ethernet device
+//! with IFF_NOARP the kernel puts the device's own address into every frame, which is then the
+//! other end's too. So there are no neighbours to resolve, to forge or to fill up.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use futures_util::TryStreamExt;
+use nix::errno::Errno;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::{NetworkError, Subnet};
+
+/// The container's end.
+const INSIDE: &str = "eth0";
+const LOOPBACK_INDEX: u32 = 1;
+const LOOPBACK: &str = "lo";
+
+/// A netlink socket of one namespace.
+#[derive(Debug, Clone)]
+pub(super) struct Links {
+    handle: Handle,
+}
+
+/// The host's end of the link of an address.
+pub(super) fn name(address: Ipv4Addr) -> String {
+    format!("mg{:08x}", u32::from(address))
+}
+
+/// The address of a link that [`name`] named.
+pub(super) fn address(name: &str) -> Option<Ipv4Addr> {
+    let digits = name.strip_prefix("mg").filter(|digits| digits.len() == 8)?;
+    u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from)
+}
+
+/// The index of a link in the calling thread's namespace; none when there is no such link.
+pub(super) fn index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+fn mac(address: Ipv4Addr) -> Vec<u8> {
+    let [a, b, c, d] = address.octets();
+    // Locally administered, unicast.
+    vec![0x02, 0x6d, a, b, c, d]
+}
+
+fn blackhole(pool: Subnet) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(pool.base(), pool.prefix())
+        .kind(RouteType::BlackHole)
+        .build()
+}
+
+fn gateway_address(gateway: Ipv4Addr) -> AddressMessage {
+    AddressMessageBuilder::<Ipv4Addr>::new().index(LOOPBACK_INDEX).address(gateway, 32).build()
+}
+
+impl Links {
+    /// A socket in the calling thread's namespace, served by the calling thread's runtime.
+    pub(super) fn open() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Host: loopback up, gateway address on it, and a route that swallows what has no container.
+    pub(super) async fn prepare_host(&self, pool: Subnet) -> Result<(), NetworkError> {
+        self.turn_on(LOOPBACK_INDEX, LOOPBACK).await?;
+        let gateway = pool.gateway();
+        let added = self.handle.address().add(LOOPBACK_INDEX, gateway.into(), 32).execute().await;
+        unless(Errno::EEXIST, added).map_err(at("add the gateway address", gateway))?;
+        let added = self.handle.route().add(blackhole(pool)).execute().await;
+        unless(Errno::EEXIST, added).map_err(at("add the blackhole route", pool))
+    }
+
+    /// Undoes [`prepare_host`](Self::prepare_host) but for the loopback.
+    pub(super) async fn clear_host(&self, pool: Subnet) -> Result<(), NetworkError> {
+        let removed = self.handle.route().del(blackhole(pool)).execute().await;
+        unless(Errno::ESRCH, removed).map_err(at("remove the blackhole route", pool))?;
+        let gateway = pool.gateway();
+        let removed = self.handle.address().del(gateway_address(gateway)).execute().await;
+        unless(Errno::EADDRNOTAVAIL, removed).map_err(at("remove the gateway address", gateway))
+    }
+
+    /// Host: a veth pair, this end up and in `group`, the other end in `namespace`. The other end cannot
+    /// be turned on yet: the kernel refuses (ENOTCONN) while its peer is being made.
+    pub(super) async fn add_pair(
+        &self,
+        container: Ipv4Addr,
+        group: u32,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), NetworkError> {
+        let name = name(container);
+        let inside = LinkUnspec::new_with_name(INSIDE)
+            .address(mac(container))
+            .setns_by_fd(namespace.as_raw_fd())
+            .arp(false)
+            .build();
+        let pair = LinkVeth::new(&name, INSIDE)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(inside)))
+            .address(mac(container))
+            .link_group(group)
+            .arp(false)
+            .up()
+            .build();
+        self.handle.link().add(pair).execute().await.map_err(into_io).map_err(at("add the veth pair", name))
+    }
+
+    /// Host: the way to a container, with the gateway as the host's own address.
+    pub(super) async fn route_to(
+        &self,
+        container: Ipv4Addr,
+        index: u32,
+        gateway: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(container, 32)
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .pref_source(gateway)
+            .build();
+        // Replaces: a link that went in this moment may have left its route for a moment more.
+        self.handle
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(into_io)
+            .map_err(at("add the route to", container))
+    }
+
+    /// Inside: loopback, address, link and default route.
+    pub(super) async fn prepare_inside(
+        &self,
+        container: Ipv4Addr,
+        gateway: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        self.turn_on(LOOPBACK_INDEX, LOOPBACK).await?;
+        let index = self.find(INSIDE).await?;
+        self.turn_on(index, INSIDE).await?;
+        let added = self.handle.address().add(index, container.into(), 32).execute().await;
+        added.map_err(into_io).map_err(at("add the container's address", container))?;
+        let route =
+            RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).onlink().build();
+        let added = self.handle.route().add(route).execute().await;
+        added.map_err(into_io).map_err(at("add the container's default route via", gateway))
+    }
+
+    async fn turn_on(&self, index: u32, name: &str) -> Result<(), NetworkError> {
+        let change = LinkUnspec::new_with_index(index).up().build();
+        let changed = self.handle.link().change(change).execute().await;
+        changed.map_err(into_io).map_err(at("turn on link", name))
+    }
+
+    async fn find(&self, name: &str) -> Result<u32, NetworkError> {
+        let found = self.handle.link().get().match_name(name).execute().try_next().await;
+        found
+            .map_err(into_io)
+            .and_then(|link| link.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .map(|link| link.header.index)
+            .map_err(at("find link", name))
+    }
+
+    /// Removes a link; its other end and its routes go with it.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), NetworkError> {
+        let link = LinkUnspec::new_with_name(name).build();
+        let removed = self.handle.link().del_with_message(link).execute().await;
+        unless(Errno::ENODEV, removed).map_err(at("remove link", name))
+    }
+
+    /// Names of the links in `group`.
+    pub(super) async fn in_group(&self, group: u32) -> Result<Vec<String>, NetworkError> {
+        let links: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(into_io)
+            .map_err(at("list links of group", group))?;
+        let member = |link: &LinkMessage| {
+            link.attributes.iter().any(|is| matches!(is, LinkAttribute::Group(g) if *g == group))
+        };
+        let name_of = |link: LinkMessage| {
+            link.attributes.into_iter().find_map(|is| match is {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        };
+        Ok(links.into_iter().filter(member).filter_map(name_of).collect())
+    }
+}
+
+fn into_io(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+/// Takes an answer that says the work was done before for success.
+fn unless(done: Errno, result: Result<(), rtnetlink::Error>) -> io::Result<()> {
+    result
+        .map_err(into_io)
+        .or_else(|error| if error.raw_os_error() == Some(done as i32) { Ok(()) } else { Err(error) })
+}
+
+fn at(operation: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> NetworkError {
+    move |source| NetworkError::Netlink { operation, subject: subject.to_string(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_named_after_its_address() {
+        let container = Ipv4Addr::new(10, 88, 0, 255);
+        assert_eq!(name(container), "mg0a5800ff");
+        assert_eq!(address("mg0a5800ff"), Some(container));
+        assert_eq!(address("mg0a58"), None);
+        assert_eq!(address("eth0"), None);
+        assert!(name(Ipv4Addr::BROADCAST).len() <= 15);
+    }
+}

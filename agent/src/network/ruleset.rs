@@ -1,0 +1,217 @@
+//! The nftables table as text for `nft -f -`: whole, and the single elements a container adds to it.
+//!
+//! Rules never change while the agent runs; containers are elements of sets and maps, so a packet costs
+//! the same with one container as with ten thousand, and so does an update. Pure. Only numbers and names
+//! that were checked at the edge get into the text. `docs/adr/0102-node-network.md` tells why each rule is there.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::{Allocation, CONTAINER_PORT, Egress, NetworkConfig, Subnet};
+
+/// What no container may reach: the ranges that are not globally reachable (IANA special-purpose
+/// registry, RFC 6890), multicast and reserved. 169.254.0.0/16 has the clouds' metadata service.
+const FORBIDDEN: [&str; 14] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+
+/// Open connections of one container, so that none can fill the host's connection table.
+const MAX_FLOWS: u32 = 4096;
+
+/// One container, as the table sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) allocation: Allocation,
+    /// May it reach the build grants?
+    pub(super) build: bool,
+}
+
+/// The table's text.
+#[derive(Debug)]
+pub(super) struct Ruleset {
+    table: String,
+    pool: Subnet,
+    egress: Egress,
+    grants: Vec<SocketAddrV4>,
+    resolvers: Vec<Ipv4Addr>,
+}
+
+impl Ruleset {
+    pub(super) fn new(config: &NetworkConfig, resolvers: Vec<Ipv4Addr>) -> Self {
+        Self {
+            table: config.table.clone(),
+            pool: config.pool,
+            egress: config.egress,
+            grants: config.build_grants.clone(),
+            resolvers,
+        }
+    }
+
+    /// The interface group of this agent's links, from the table's name (FNV-1a): so links of an
+    /// earlier pool stay under the rules, which drop what they do not know. Never 0, the default group.
+    pub(super) fn group(&self) -> u32 {
+        let hash = self
+            .table
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        hash & 0x3fff_ffff | 0x4000_0000
+    }
+
+    /// Replaces the table, if any, in one transaction.
+    pub(super) fn whole<'a>(&self, entries: impl Iterator<Item = &'a Entry> + Clone) -> String {
+        let (table, group, gateway) = (&self.table, self.group(), self.pool.gateway());
+        let internet = self.egress == Egress::Internet;
+        let ports = elements(entries.clone().filter_map(|entry| {
+            let allocation = &entry.allocation;
+            allocation.host_port.map(|port| format!("{port} : {}", allocation.address))
+        }));
+        let published = elements(entries.clone().filter_map(|entry| {
+            let allocation = &entry.allocation;
+            allocation.host_port.map(|port| format!("{port} . {}", allocation.address))
+        }));
+        let sources = elements(
+            entries
+                .clone()
+                .map(|entry| format!("\"{}\" . {}", entry.allocation.link, entry.allocation.address)),
+        );
+        let builders =
+            elements(entries.filter(|entry| entry.build).map(|entry| entry.allocation.address.to_string()));
+        let grants = elements(self.grants.iter().map(|grant| format!("{} . {}", grant.ip(), grant.port())));
+        let resolvers = elements(self.resolvers.iter().map(Ipv4Addr::to_string));
+        let forbidden = elements(FORBIDDEN.into_iter().map(str::to_owned));
+        let dns =
+            if internet { "ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept" } else { "" };
+        let elsewhere = if internet { "meta nfproto ipv4 accept" } else { "" };
+        let clamp = if internet { "tcp flags syn tcp option maxseg size set rt mtu" } else { "" };
+        let postrouting = if internet {
+            format!(
+                "chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
+                   ip saddr {} meta oifgroup != {group} masquerade
+                 }}",
+                self.pool
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "table inet {table}
+delete table inet {table}
+table inet {table} {{
+  map ports {{ type inet_service : ipv4_addr; {ports} }}
+  set published {{ type inet_service . ipv4_addr; {published} }}
+  set sources {{ type ifname . ipv4_addr; {sources} }}
+  set builders {{ type ipv4_addr; {builders} }}
+  set grants {{ type ipv4_addr . inet_service; {grants} }}
+  set resolvers {{ type ipv4_addr; {resolvers} }}
+  set forbidden {{ type ipv4_addr; flags interval; {forbidden} }}
+  set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
+
+  chain origin {{ type filter hook prerouting priority raw; policy accept;
+    meta iifgroup != {group} return
+    meta nfproto != ipv4 drop
+    iifname . ip saddr != @sources drop
+  }}
+  chain prerouting {{ type nat hook prerouting priority dstnat; policy accept;
+    meta iifgroup != {group} ip daddr {gateway} dnat ip to tcp dport map @ports:{CONTAINER_PORT}
+  }}
+  chain local {{ type nat hook output priority -100; policy accept;
+    ip daddr {gateway} dnat ip to tcp dport map @ports:{CONTAINER_PORT}
+  }}
+  {postrouting}
+  chain output {{ type filter hook output priority filter; policy accept;
+    meta oifgroup {group} meta l4proto tcp ct status dnat ct original proto-dst . ip daddr != @published reject with tcp reset
+  }}
+  chain input {{ type filter hook input priority filter; policy accept;
+    meta iifgroup != {group} return
+    ct state established,related ct direction reply accept
+    ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
+    ip saddr @builders ip daddr . tcp dport @grants accept
+    {dns}
+    goto refused
+  }}
+  chain forward {{ type filter hook forward priority filter; policy accept;
+    meta iifgroup {group} meta oifgroup {group} goto refused
+    meta oifgroup {group} goto inbound
+    meta iifgroup {group} goto outbound
+  }}
+  chain inbound {{
+    ct state established,related ct direction reply accept
+    meta l4proto tcp ct status dnat ct original proto-dst . ip daddr @published accept
+    meta l4proto tcp ct status dnat reject with tcp reset
+    drop
+  }}
+  chain outbound {{
+    {clamp}
+    ct state established,related ct direction reply accept
+    ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
+    ip saddr @builders ip daddr . tcp dport @grants accept
+    {dns}
+    ip daddr @forbidden goto refused
+    {elsewhere}
+    goto refused
+  }}
+  chain refused {{
+    limit rate 200/second burst 100 packets reject with icmp admin-prohibited
+    drop
+  }}
+}}
+"
+        )
+    }
+
+    pub(super) fn add(&self, entry: &Entry) -> String {
+        self.each("add", entry)
+    }
+
+    pub(super) fn remove(&self, entry: &Entry) -> String {
+        self.each("delete", entry)
+    }
+
+    /// Removes the table, whether it exists or not.
+    pub(super) fn none(&self) -> String {
+        format!("table inet {0}\ndelete table inet {0}\n", self.table)
+    }
+
+    /// A chain that exists as long as the table does.
+    pub(super) fn probe(&self) -> [&str; 5] {
+        ["list", "chain", "inet", &self.table, "refused"]
+    }
+
+    fn each(&self, verb: &str, entry: &Entry) -> String {
+        let Allocation { address, host_port, link } = &entry.allocation;
+        let table = &self.table;
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{verb} element inet {table} sources {{ \"{link}\" . {address} }}");
+        if let Some(port) = host_port {
+            let _ = writeln!(text, "{verb} element inet {table} published {{ {port} . {address} }}");
+            let _ = writeln!(text, "{verb} element inet {table} ports {{ {port} : {address} }}");
+        }
+        if entry.build {
+            let _ = writeln!(text, "{verb} element inet {table} builders {{ {address} }}");
+        }
+        text
+    }
+}
+
+/// `elements = { ... };`, or nothing: an empty list is a syntax error.
+fn elements(items: impl Iterator<Item = String>) -> String {
+    let list = items.collect::<Vec<_>>().join(", ");
+    if list.is_empty() { list } else { format!("elements = {{ {list} }};") }
+}
+
+#[cfg(test)]
+mod tests;

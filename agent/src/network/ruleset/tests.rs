@@ -1,0 +1,54 @@
+use super::*;
+
+fn ruleset(egress: Egress) -> Ruleset {
+    let config = NetworkConfig {
+        pool: "10.88.0.0/16".parse().unwrap(),
+        ports: (20000, 29999),
+        egress,
+        build_grants: vec!["10.88.0.1:8081".parse().unwrap()],
+        table: "mogok".into(),
+        state_dir: "/".into(),
+    };
+    Ruleset::new(&config, vec![Ipv4Addr::new(192, 0, 2, 53)])
+}
+
+fn entry(last: u8, host_port: Option<u16>, build: bool) -> Entry {
+    let allocation =
+        Allocation { address: Ipv4Addr::new(10, 88, 0, last), host_port, link: format!("mg0a58000{last}") };
+    Entry { allocation, build }
+}
+
+#[test]
+fn replaces_the_table_whole_with_its_containers() {
+    let entries = [entry(2, Some(20000), false), entry(3, None, true)];
+    let text = ruleset(Egress::Deny).whole(entries.iter());
+    assert!(text.starts_with("table inet mogok\ndelete table inet mogok\ntable inet mogok {"));
+    assert!(text.contains("elements = { 20000 : 10.88.0.2 };"));
+    assert!(text.contains("elements = { \"mg0a580002\" . 10.88.0.2, \"mg0a580003\" . 10.88.0.3 };"));
+    assert!(text.contains("set builders { type ipv4_addr; elements = { 10.88.0.3 }; }"));
+    assert!(text.contains("elements = { 10.88.0.1 . 8081 };"));
+}
+
+#[test]
+fn only_the_internet_policy_lets_out_masquerades_and_resolves() {
+    let deny = ruleset(Egress::Deny).whole([].iter());
+    assert!(!deny.contains("masquerade") && !deny.contains("dport 53") && !deny.contains("ipv4 accept"));
+    let internet = ruleset(Egress::Internet).whole([].iter());
+    assert!(internet.contains("ip saddr 10.88.0.0/16 meta oifgroup != "));
+    assert!(internet.contains("dport 53 accept"));
+    // What is forbidden is refused before anything is let out.
+    let forbidden = internet.find("@forbidden goto refused").unwrap();
+    assert!(forbidden < internet.find("meta nfproto ipv4 accept").unwrap());
+}
+
+#[test]
+fn updates_are_single_elements_and_mirror_each_other() {
+    let rules = ruleset(Egress::Deny);
+    let added = rules.add(&entry(2, Some(20000), true));
+    assert_eq!(added.lines().count(), 4);
+    assert_eq!(added.replace("add element", "delete element"), rules.remove(&entry(2, Some(20000), true)));
+    assert_eq!(
+        rules.add(&entry(4, None, false)),
+        "add element inet mogok sources { \"mg0a580004\" . 10.88.0.4 }\n"
+    );
+}
