@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -52,7 +53,8 @@ pub async fn connect(instance: &Instance, limit: Duration) -> Result<Sender, Fau
         Ok(Err(error)) => {
             tracing::debug!(instance = %instance.id, %error, "instance refused the connection");
             // Out of our own descriptors or ports is no fault of the instance.
-            let ours = matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE));
+            let code = error.raw_os_error().map(Errno::from_raw);
+            let ours = matches!(code, Some(Errno::EMFILE | Errno::ENFILE | Errno::EADDRNOTAVAIL));
             return Err(if ours { Fault::Platform } else { Fault::Refused });
         }
         Ok(Ok(stream)) => stream,

@@ -13,7 +13,7 @@ const MAX_BODY: &str = "1g";
 
 impl fmt::Display for NginxConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, router, control_plane, base_domain, state, tls, user } = self;
+        let Self { router, control_plane, base_domain, state, tls, user, .. } = self;
         writeln!(f, "# Written by mogok-router nginx-config; change its arguments, not this file.")?;
         if let Some(user) = user {
             writeln!(f, "user {user};")?;
@@ -136,7 +136,7 @@ http {{
 "
         )?;
         platform_error(f)?;
-        writeln!(f, "    }}\n    # {listen} and no other address is listened on for HTTP.\n}}")
+        writeln!(f, "    }}\n}}")
     }
 }
 
