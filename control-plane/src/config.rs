@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use mogok_api::agent::client::AgentAddress;
 use mogok_api::name::AppName;
 
 use crate::build::BuildSettings;
@@ -36,9 +37,9 @@ pub struct Config {
     /// Database, `sqlite:PATH?mode=rwc` or `postgres://...`; an SQLite file in the state directory where absent
     #[arg(long, env = "MOGOK_DATABASE")]
     pub database: Option<String>,
-    /// An agent of the platform, `unix:PATH`; may be given several times
+    /// An agent of the platform, `unix:/PATH`; may be given several times
     #[arg(long = "agent", env = "MOGOK_AGENTS", value_delimiter = ',')]
-    pub agents: Vec<String>,
+    pub agents: Vec<AgentAddress>,
     /// URL of the gem mirror that builds use
     #[arg(long, env = "MOGOK_GEM_MIRROR")]
     pub gem_mirror: Option<String>,

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build;
 use crate::config::Config;
 use crate::state::{AppState, OpenError};
+use crate::{node, reconcile, routes};
 
 mod listener;
 
@@ -49,6 +50,10 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     let mut parts = JoinSet::new();
     parts.spawn(listener::run(state.clone(), listener, stop.clone()));
     parts.spawn(build::run(state.clone(), stop.clone()));
+    parts.spawn(node::run(state.clone(), stop.clone()));
+    parts.spawn(state.routes.clone().run(stop.clone()));
+    parts.spawn(fallible("reconciler", reconcile::run(state.clone(), stop.clone())));
+    parts.spawn(fallible("node listener", routes::serve(state.clone(), stop.clone())));
 
     let first = parts.join_next().await;
     stop.cancel();
@@ -57,4 +62,11 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
         tracing::warn!("parts did not end in time");
     }
     first.transpose().map(|_| ()).map_err(RunError::Part)
+}
+
+/// A part that can fail; its end, for whatever reason, ends the process.
+async fn fallible<E: std::error::Error>(part: &'static str, work: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = work.await {
+        tracing::error!(part, %error, cause = ?error.source(), "a part of the control plane failed");
+    }
 }

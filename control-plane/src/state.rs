@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::git::{GitError, Repositories};
 use crate::log_store::LogStore;
 use crate::node::Observed;
+use crate::routes::{Routes, Timing};
 use crate::store::{Store, StoreError};
 use crate::wake::Wake;
 
@@ -22,6 +23,8 @@ pub struct AppState {
     pub images: mogok_images::Store,
     /// What is seen of nodes and containers.
     pub observed: Observed,
+    /// The routing table and the routers.
+    pub routes: Routes,
     pub auth: Auth,
     pub repositories: Repositories,
 }
@@ -52,8 +55,9 @@ impl AppState {
         let images = mogok_images::Store::open(config.state_dir.join("store"))?;
         let wake = Wake::default();
         let observed = Observed::new(wake.clone());
+        let routes = Routes::new(wake.clone(), Timing::default());
         let auth = Auth::new(store.clone());
         let repositories = Repositories::open(&config.state_dir, config.push_limit_bytes)?;
-        Ok(Self { store, config: Arc::new(config), wake, logs, images, observed, auth, repositories })
+        Ok(Self { store, config: Arc::new(config), wake, logs, images, observed, routes, auth, repositories })
     }
 }

@@ -103,7 +103,7 @@ impl Observed {
     }
 
     /// A connection was made and the node has said what it is.
-    pub fn met(&self, info: NodeInfo, client: AgentClient) {
+    pub(crate) fn met(&self, info: NodeInfo, client: AgentClient) {
         let mut inner = self.lock();
         let contact = Instant::now();
         match inner.nodes.get_mut(&info.id) {
@@ -118,7 +118,7 @@ impl Observed {
     }
 
     /// The node gave a sign of life.
-    pub fn heard(&self, node: NodeId) {
+    pub(crate) fn heard(&self, node: NodeId) {
         let back =
             self.lock().nodes.get_mut(&node).is_some_and(|node| {
                 std::mem::replace(&mut node.contact, Instant::now()).elapsed() >= LOST_AFTER
@@ -129,7 +129,7 @@ impl Observed {
     }
 
     /// The node holds this wanted set now.
-    pub fn acknowledged(&self, node: NodeId, wanted: HashSet<InstanceId>) {
+    pub(crate) fn acknowledged(&self, node: NodeId, wanted: HashSet<InstanceId>) {
         let mut inner = self.lock();
         if let Some(node) = inner.nodes.get_mut(&node)
             && node.acknowledged.as_ref() != Some(&wanted)
@@ -141,7 +141,7 @@ impl Observed {
     }
 
     /// All there is on the node.
-    pub fn snapshot(&self, node: NodeId, statuses: Vec<InstanceStatus>) {
+    pub(crate) fn snapshot(&self, node: NodeId, statuses: Vec<InstanceStatus>) {
         let mut inner = self.lock();
         inner.statuses.retain(|_, (on, _)| *on != node);
         inner.statuses.extend(statuses.into_iter().map(|status| (status.id, (node, status))));
@@ -153,13 +153,13 @@ impl Observed {
     }
 
     /// One instance as it is now.
-    pub fn update(&self, node: NodeId, status: InstanceStatus) {
+    pub(crate) fn update(&self, node: NodeId, status: InstanceStatus) {
         self.lock().statuses.insert(status.id, (node, status));
         self.changed();
     }
 
     /// Nothing of the instance is left on the node.
-    pub fn gone(&self, node: NodeId, id: InstanceId) {
+    pub(crate) fn gone(&self, node: NodeId, id: InstanceId) {
         let mut inner = self.lock();
         if inner.statuses.get(&id).is_some_and(|(on, _)| *on == node) {
             inner.statuses.remove(&id);
