@@ -54,7 +54,9 @@ module RubyBuild
       result = Command.run("bundle", "exec", "rake", "assets:precompile", dir: @app, env: environment)
       raise Failure, reason(result) unless result.ok?
 
-      FileUtils.rm_rf(Dir.glob("#{@app}/tmp/cache/*"))
+      # The compiler's cache is not for the application; nor is a tmp that only held it.
+      FileUtils.rm_rf(File.join(@app, "tmp/cache"))
+      FileUtils.rmdir(File.join(@app, "tmp")) if Dir.empty?(File.join(@app, "tmp"))
       # Only what this task alone has put there can be taken over as a whole.
       @stamp.assets = inputs if fresh && manifest?(compiled)
     end

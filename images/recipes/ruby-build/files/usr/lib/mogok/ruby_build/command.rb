@@ -25,12 +25,13 @@ module RubyBuild
       def find(pattern) = lines.each { |line| (match = pattern.match(line)) and return match } && nil
     end
 
-    def self.run(*command, dir:, env: {}, quiet: false)
+    # `hidden` matches the lines that are not worth a place in the build log.
+    def self.run(*command, dir:, env: {}, hidden: nil)
       lines = []
       options = { unsetenv_others: true, chdir: dir, in: File::NULL, err: %i[child out] }
       IO.popen([ENVIRONMENT.merge(env), *command, options]) do |output|
         while (line = output.gets("\n", LINE_BYTES))
-          puts "       #{line}" unless quiet
+          puts "       #{line}" unless hidden&.match?(line.scrub("?"))
           lines << line.scrub("?").chomp
           lines.shift if lines.size > KEPT_LINES
         end

@@ -9,6 +9,8 @@ module RubyBuild
   class Gems
     JOBS_MAX = 8
     RETRIES = 3
+    # Bundler says it of every gem that is a part of Ruby, and means nothing by it.
+    BUILT_IN = /is built in to Ruby, and can't be cached/
 
     # Also what `bundle exec` finds when the application runs.
     CONFIG = <<~YAML
@@ -43,7 +45,7 @@ module RubyBuild
 
     def bundle = File.join(@app, "vendor/bundle")
     def unchanged? = @previous.gems == @stamp.gems
-    def complete? = Command.run("bundle", "check", dir: @app, quiet: true).ok?
+    def complete? = Command.run("bundle", "check", dir: @app, hidden: //).ok?
 
     def take_over
       return false unless @previous&.base == @stamp.base && File.directory?(@cached)
@@ -55,7 +57,7 @@ module RubyBuild
     def run_install
       jobs = Etc.nprocessors.clamp(1, JOBS_MAX)
       result = Command.run("bundle", "install", "--jobs", jobs.to_s, "--retry", RETRIES.to_s,
-                           dir: @app, env: { "MAKEFLAGS" => "-j#{jobs}", "BUNDLE_TIMEOUT" => "30" })
+                           dir: @app, hidden: BUILT_IN, env: { "MAKEFLAGS" => "-j#{jobs}", "BUNDLE_TIMEOUT" => "30" })
       raise Failure, reason(result) unless result.ok?
     end
 
