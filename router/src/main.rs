@@ -80,7 +80,7 @@ struct Nginx {
     /// The domain below which every app has its host
     #[arg(long, value_name = "DOMAIN")]
     base_domain: BaseDomain,
-    /// Where nginx keeps its pid, logs and temporary files
+    /// Where nginx keeps its pid, log and temporary files
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
     /// Where nginx listens for HTTPS
@@ -95,7 +95,7 @@ struct Nginx {
     /// The user of nginx's workers when it is started as root
     #[arg(long, value_name = "NAME", default_value = "www-data")]
     user: nginx::UserName,
-    /// Write here, and make the directories, instead of printing
+    /// Write here, and make the state directory, instead of printing
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

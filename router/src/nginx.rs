@@ -103,16 +103,14 @@ pub struct NginxConfig {
 }
 
 impl NginxConfig {
-    /// Makes the directories that nginx expects and writes the file, atomically.
+    /// Makes the state directory and writes the file, atomically.
     ///
     /// # Errors
     /// [`NginxError::Write`] names what could not be written.
     pub fn write(&self, path: &Path) -> Result<(), NginxError> {
         let fail = |path: &Path, source| NginxError::Write { path: path.to_path_buf(), source };
-        for directory in ["logs", "tmp"] {
-            let directory = self.state.as_path().join(directory);
-            fs::create_dir_all(&directory).map_err(|source| fail(&directory, source))?;
-        }
+        let state = self.state.as_path();
+        fs::create_dir_all(state).map_err(|source| fail(state, source))?;
         let new = path.with_extension("new");
         fs::write(&new, self.to_string())
             .and_then(|()| fs::rename(&new, path))

@@ -1,5 +1,6 @@
-//! The text itself, for the nginx of Debian 12 (1.22) and later. `daemon` and `master_process` are
-//! left to whoever starts it (`-g 'daemon off;'` under a supervisor).
+//! The text itself, for the nginx of Debian 12 (1.22) and later. It stays in the foreground,
+//! as a supervisor wants it. Every path is directly in the state directory, which nginx itself
+//! would not make.
 
 use std::fmt;
 
@@ -20,20 +21,21 @@ impl fmt::Display for NginxConfig {
         }
         write!(
             f,
-            r"worker_processes auto;
+            r"daemon off;
+worker_processes auto;
 worker_rlimit_nofile 65536;
 pid {state}/nginx.pid;
-error_log {state}/logs/error.log warn;
+error_log {state}/error.log warn;
 events {{
     worker_connections 16384;
 }}
 http {{
     access_log off;
-    client_body_temp_path {state}/tmp/client_body;
-    proxy_temp_path {state}/tmp/proxy;
-    fastcgi_temp_path {state}/tmp/fastcgi;
-    uwsgi_temp_path {state}/tmp/uwsgi;
-    scgi_temp_path {state}/tmp/scgi;
+    client_body_temp_path {state}/client_body;
+    proxy_temp_path {state}/proxy;
+    fastcgi_temp_path {state}/fastcgi;
+    uwsgi_temp_path {state}/uwsgi;
+    scgi_temp_path {state}/scgi;
     types {{ }}
     default_type application/octet-stream;
     server_tokens off;

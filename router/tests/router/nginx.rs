@@ -49,7 +49,7 @@ async fn start(config: &NginxConfig, directory: &Path) -> Nginx {
         Command::new("nginx").arg("-t").arg("-c").arg(&file).arg("-p").arg(directory).output().unwrap();
     assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stderr));
     let child = Command::new("nginx")
-        .args(["-g", "daemon off;", "-c"])
+        .arg("-c")
         .arg(&file)
         .arg("-p")
         .arg(directory)
