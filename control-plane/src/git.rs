@@ -20,7 +20,6 @@ mod read;
 mod repository;
 mod serve;
 mod smart_http;
-mod turn;
 
 pub use commit::{Commit, InvalidCommit, InvalidReference, Reference};
 pub use repository::{Repositories, Repository};

@@ -22,4 +22,5 @@ pub mod scheduler;
 pub mod server;
 pub mod state;
 pub mod store;
+mod turn;
 pub mod wake;

@@ -10,7 +10,12 @@ use crate::log_store::LogStore;
 use crate::node::Observed;
 use crate::routes::{Routes, Timing};
 use crate::store::{Store, StoreError};
+use crate::turn::Turns;
 use crate::wake::Wake;
+
+/// Logs that are followed at once, in all and by one account.
+const FOLLOWS: usize = 400;
+const FOLLOWS_PER_USER: usize = 20;
 
 /// Handle to everything shared.
 #[derive(Debug, Clone)]
@@ -27,6 +32,8 @@ pub struct AppState {
     pub routes: Routes,
     pub auth: Auth,
     pub repositories: Repositories,
+    /// Logs that are followed.
+    pub(crate) follows: Arc<Turns>,
 }
 
 /// Why the shared state could not be made.
@@ -58,6 +65,18 @@ impl AppState {
         let routes = Routes::new(wake.clone(), Timing::default());
         let auth = Auth::new(store.clone());
         let repositories = Repositories::open(&config.state_dir, config.push_limit_bytes)?;
-        Ok(Self { store, config: Arc::new(config), wake, logs, images, observed, routes, auth, repositories })
+        let follows = Arc::new(Turns::new(FOLLOWS, FOLLOWS_PER_USER));
+        Ok(Self {
+            store,
+            config: Arc::new(config),
+            wake,
+            logs,
+            images,
+            observed,
+            routes,
+            auth,
+            repositories,
+            follows,
+        })
     }
 }

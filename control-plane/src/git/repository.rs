@@ -10,11 +10,15 @@ use std::time::Duration;
 use mogok_api::id::AppId;
 
 use super::process::Git;
-use super::turn::Turns;
 use super::{GitError, maintain};
+use crate::turn::Turns;
 
 /// How long a short git operation may take.
 pub(super) const QUICK: Duration = Duration::from_secs(30);
+
+/// Transfers at once, in all and of one account.
+const TRANSFERS: usize = 24;
+const TRANSFERS_PER_USER: usize = 4;
 
 /// The programs git runs at a push: which references it may change, and what the developer reads.
 const HOOKS: &[(&str, &str)] = &[
@@ -83,7 +87,8 @@ impl Repositories {
             }
         }
         let limits = Limits { push: push_limit, repository: push_limit.saturating_mul(2) };
-        let inner = Inner { root, hooks, limits, turns: Arc::default(), locks: Mutex::default() };
+        let turns = Arc::new(Turns::new(TRANSFERS, TRANSFERS_PER_USER));
+        let inner = Inner { root, hooks, limits, turns, locks: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -19,11 +19,11 @@ use super::body::Refused;
 use super::process::Git;
 use super::repository::Repository;
 use super::serve::{Input, TransferError, transfer};
-use super::turn::{NoTurn, Turn};
 use crate::state::AppState;
 use crate::store::StoreError;
 use crate::store::apps::AppRow;
 use crate::store::users::User;
+use crate::turn::{NoTurn, Turn};
 
 /// Bytes of what a client says that it wants and has.
 const NEGOTIATION: u64 = 16 << 20;

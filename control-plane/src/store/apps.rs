@@ -10,6 +10,7 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, Row, Transaction};
 
 use super::{Store, StoreError, begin, failed, flag, json, now, parsed, parsed_opt, time, to_micros, users};
+use crate::plan::OverPlan;
 
 /// Apps of an account that may wait for their removal; more means something is stuck.
 const DESTROYING_PER_USER: u64 = 5;
@@ -43,10 +44,10 @@ impl fmt::Debug for AppRow {
 /// Why an app was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateAppError {
-    #[error("the app name is taken")]
-    Taken,
-    #[error("the account owns its {limit} apps already")]
-    PlanLimit { limit: u32 },
+    #[error("the app name {name} is taken")]
+    Taken { name: AppName },
+    #[error(transparent)]
+    OverPlan(#[from] OverPlan),
     #[error("{count} apps of the account still wait for their removal")]
     Removing { count: u64 },
     #[error("the account does not exist")]
@@ -128,7 +129,7 @@ impl Store {
             .await
             .map_err(failed("find an account"))?
             .ok_or(CreateAppError::NoAccount)?;
-        let limit = users::plan(&user, "plan")?.max_apps();
+        let plan = users::plan(&user, "plan")?;
         let rows = sqlx::query("SELECT name, destroying FROM apps WHERE user_id = $1 OR name = $2")
             .bind(owner.to_string())
             .bind(name.as_str())
@@ -139,12 +140,13 @@ impl Store {
         for row in &rows {
             let other: AppName = parsed(row, "name")?;
             if other == *name {
-                return Err(CreateAppError::Taken);
+                return Err(CreateAppError::Taken { name: other });
             }
             if flag(row, "destroying")? { removing += 1 } else { living += 1 }
         }
+        let limit = plan.max_apps();
         if living >= u64::from(limit) {
-            return Err(CreateAppError::PlanLimit { limit });
+            return Err(OverPlan::Apps { plan, limit }.into());
         }
         if removing >= DESTROYING_PER_USER {
             return Err(CreateAppError::Removing { count: removing });
@@ -161,7 +163,7 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(|source| match source.as_database_error() {
-            Some(error) if error.is_unique_violation() => CreateAppError::Taken,
+            Some(error) if error.is_unique_violation() => CreateAppError::Taken { name: name.clone() },
             _ => StoreError::Query { operation: "create an app", source }.into(),
         })?;
         let app = lock(&mut tx, id).await?.ok_or(CreateAppError::NoAccount)?;
@@ -201,7 +203,7 @@ impl Store {
         row.as_ref().map(AppRow::read).transpose()
     }
 
-    /// The apps of an account by name, without those that are being destroyed.
+    /// The apps of an account by name, also those that are being destroyed.
     ///
     /// # Errors
     /// When the store fails.
@@ -209,7 +211,7 @@ impl Store {
         let rows = sqlx::query(
             "SELECT a.*, r.number AS current_number FROM apps a \
              LEFT JOIN releases r ON r.id = a.current_release \
-             WHERE a.user_id = $1 AND a.destroying = 0 ORDER BY a.name",
+             WHERE a.user_id = $1 ORDER BY a.name",
         )
         .bind(owner.to_string())
         .fetch_all(&self.pool)

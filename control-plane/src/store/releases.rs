@@ -13,6 +13,9 @@ use sqlx::{Any, Row, Transaction};
 
 use super::{Store, StoreError, begin, failed, json, now, number, parsed, parsed_opt, time, to_micros};
 
+/// Releases that an app keeps; their packages go earlier.
+const KEPT: i64 = 500;
+
 /// A release.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReleaseRow {
@@ -161,6 +164,15 @@ pub(crate) async fn insert(
         .execute(&mut **tx)
         .await
         .map_err(failed("make a release current"))?;
+    sqlx::query(
+        "DELETE FROM releases WHERE app_id = $1 AND number <= $2 \
+         AND id NOT IN (SELECT release_id FROM instances WHERE app_id = $1)",
+    )
+    .bind(app.to_string())
+    .bind(i64::from(number.get()) - KEPT)
+    .execute(&mut **tx)
+    .await
+    .map_err(failed("forget old releases"))?;
     Ok(release)
 }
 

@@ -196,24 +196,35 @@ impl Store {
         Ok(config)
     }
 
-    /// Makes a new release that equals an earlier one, config included; without a number, the newest
-    /// before the current one.
+    /// The release that a rollback of the app goes to; without a number, the one before the current one.
     ///
     /// # Errors
     /// When there is no such release, or it is the current one.
-    pub async fn roll_back_app(
+    pub async fn rollback_target(
         &self,
-        app: AppId,
+        app: &AppRow,
         to: Option<ReleaseNumber>,
-    ) -> Result<DeployRow, WantedError> {
-        let mut tx = begin(self).await?;
-        let row = held(&mut tx, app).await?;
-        let now = row.current_number.ok_or(WantedError::NothingBuilt)?;
+    ) -> Result<ReleaseRow, WantedError> {
+        let now = app.current_number.ok_or(WantedError::NothingBuilt)?;
         let to = match to {
             Some(number) if number == now => return Err(WantedError::AlreadyCurrent(number)),
             Some(number) => number,
             None => ReleaseNumber::new(now.get() - 1).ok_or(WantedError::NoEarlierRelease)?,
         };
+        let mut tx = begin(self).await?;
+        releases::by_number(&mut tx, app.id, to).await?.ok_or(WantedError::NoRelease(to))
+    }
+
+    /// Makes a new release that equals an earlier one, config included.
+    ///
+    /// # Errors
+    /// When there is no such release, or it is the current one.
+    pub async fn roll_back_app(&self, app: AppId, to: ReleaseNumber) -> Result<DeployRow, WantedError> {
+        let mut tx = begin(self).await?;
+        let row = held(&mut tx, app).await?;
+        if row.current_number == Some(to) {
+            return Err(WantedError::AlreadyCurrent(to));
+        }
         let old = releases::by_number(&mut tx, app, to).await?.ok_or(WantedError::NoRelease(to))?;
         let new = NewRelease { description: format!("rollback to {to}"), ..NewRelease::like(&old) };
         releases::insert(&mut tx, app, &new, &old.config).await?;

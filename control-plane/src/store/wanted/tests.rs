@@ -94,14 +94,17 @@ async fn config_makes_releases_and_a_rollback_brings_it_back() {
     assert_eq!(told, ["set B, unset A", "build 4f2a91c"], "no change, no release; no value in the text");
     assert!(deploys(&w).await.is_empty(), "a stopped app deploys nothing");
 
-    w.store.roll_back_app(w.app, None).await.unwrap();
+    let before = w.store.app(w.app).await.unwrap().unwrap();
+    let target = w.store.rollback_target(&before, None).await.unwrap();
+    assert_eq!(target.number.get(), 1);
+    w.store.roll_back_app(w.app, target.number).await.unwrap();
     let app = w.store.app(w.app).await.unwrap().unwrap();
     assert_eq!(app.current_number.unwrap().get(), 3);
     assert_eq!(app.config.keys().map(ConfigVar::as_str).collect::<Vec<_>>(), ["A"]);
     let newest = &w.store.releases(w.app, 1).await.unwrap()[0];
     assert_eq!((newest.description.as_str(), &newest.config), ("rollback to v1", &app.config));
 
-    let to = |number| Some(ReleaseNumber::new(number).unwrap());
+    let to = |number| ReleaseNumber::new(number).unwrap();
     assert!(matches!(w.store.roll_back_app(w.app, to(3)).await, Err(WantedError::AlreadyCurrent(_))));
     assert!(matches!(w.store.roll_back_app(w.app, to(9)).await, Err(WantedError::NoRelease(_))));
 }
@@ -146,7 +149,7 @@ async fn an_app_that_is_being_destroyed_keeps_its_name_until_it_is_gone() {
     }
     assert!(matches!(w.store.start_app(w.app).await, Err(WantedError::NoApp)));
     assert!(w.store.create_release(w.app, &built()).await.is_err());
-    assert!(w.store.apps_of(w.owner).await.unwrap().is_empty());
+    assert!(w.store.apps_of(w.owner).await.unwrap()[0].destroying);
     assert!(w.store.create_app(w.owner, &name, "s").await.is_err(), "the name is still in use");
     // The plan's one app is free again, though.
     w.store.create_app(w.owner, &"another".parse().unwrap(), "s").await.unwrap();

@@ -1,5 +1,5 @@
-//! How many transfers run at once: in all, and of one account, so that a slow pusher takes no more than
-//! its own share.
+//! How many long requests (git transfers, followed logs) run at once: in all, and of one account, so that
+//! a slow or greedy one takes no more than its own share.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,48 +8,45 @@ use std::time::Duration;
 use mogok_api::id::UserId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Transfers at once.
-const TRANSFERS: usize = 24;
-/// Transfers of one account at once.
-const PER_USER: usize = 4;
-/// How long a transfer waits for its turn.
+/// How long a request waits for its turn.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Why a transfer may not begin.
+/// Why a request may not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoTurn {
+pub(crate) enum NoTurn {
     /// The account has its share under way.
     Account,
     /// The platform has all it can take under way.
     Platform,
 }
 
+/// The turns of one kind of request.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     all: Arc<Semaphore>,
+    per_user: usize,
     users: Mutex<HashMap<UserId, usize>>,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(TRANSFERS)), users: Mutex::default() }
-    }
-}
-
-/// The right to one transfer, until it is dropped.
+/// The right to one request, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     turns: Arc<Turns>,
     user: UserId,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Turns {
-    pub(super) async fn take(self: &Arc<Self>, user: UserId) -> Result<Turn, NoTurn> {
+    /// As many as `all` at once, and `per_user` of one account.
+    pub(crate) fn new(all: usize, per_user: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), per_user, users: Mutex::default() }
+    }
+
+    pub(crate) async fn take(self: &Arc<Self>, user: UserId) -> Result<Turn, NoTurn> {
         {
             let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
             let count = users.entry(user).or_default();
-            if *count >= PER_USER {
+            if *count >= self.per_user {
                 return Err(NoTurn::Account);
             }
             *count += 1;
@@ -80,10 +77,10 @@ mod tests {
 
     #[tokio::test]
     async fn one_account_takes_its_share_and_gives_it_back() {
-        let turns = Arc::new(Turns::default());
+        let turns = Arc::new(Turns::new(8, 2));
         let (one, two) = (UserId::new(), UserId::new());
         let mut held = Vec::new();
-        for _ in 0..PER_USER {
+        for _ in 0..2 {
             held.push(turns.take(one).await.unwrap());
         }
         assert_eq!(turns.take(one).await.unwrap_err(), NoTurn::Account);
