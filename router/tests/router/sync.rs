@@ -122,3 +122,57 @@ async fn a_stop_finishes_what_is_in_flight_and_delivers_its_line() {
     (&mut stage.serving).await.unwrap();
     assert_eq!(stage.control.lines(), 1);
 }
+
+/// The promise that frees addresses: once a table without an instance is acknowledged and nothing
+/// drains, not one more request reaches it, however many are under way on all threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_reaches_an_instance_after_its_end_is_acknowledged() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    let mut apps = Vec::new();
+    for count in &counts {
+        let count = Arc::clone(count);
+        let app = App::script(move |mut conn| {
+            let count = Arc::clone(&count);
+            async move {
+                while conn.head().await.is_some() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    conn.send(&ok("hello")).await;
+                }
+            }
+        });
+        apps.push(app.await);
+    }
+    let stage = Arc::new(Stage::new(vec![alpha(vec![apps[0].upstream()])]).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let (stage, stop) = (Arc::clone(&stage), Arc::clone(&stop));
+        clients.spawn(async move {
+            let mut client = stage.client().await;
+            let mut served = 0;
+            while !stop.load(Ordering::SeqCst) {
+                client.send("GET / HTTP/1.1\r\nHost: alpha.mogok.test\r\n\r\n").await;
+                let head = client.head().await.unwrap();
+                assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+                assert_eq!(client.take(5).await, b"hello");
+                served += 1;
+            }
+            served
+        });
+    }
+    for turn in 1..=30 {
+        let version = stage.control.change(alpha(vec![apps[turn % 2].upstream()]));
+        stage.control.acked(version, |ack| ack.draining.is_empty()).await;
+        let left = &counts[(turn + 1) % 2];
+        let (before, other) = (left.load(Ordering::SeqCst), counts[turn % 2].load(Ordering::SeqCst));
+        until("requests to the other", || {
+            (counts[turn % 2].load(Ordering::SeqCst) > other + 20).then_some(())
+        })
+        .await;
+        assert_eq!(left.load(Ordering::SeqCst), before, "turn {turn}");
+    }
+    stop.store(true, Ordering::SeqCst);
+    let served: usize = clients.join_all().await.into_iter().sum();
+    assert_eq!(served, counts.iter().map(|count| count.load(Ordering::SeqCst)).sum::<usize>());
+}
