@@ -1,3 +1,4 @@
 //! agent
 pub mod cgroup;
+pub mod disk;
 pub mod network;
