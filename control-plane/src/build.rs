@@ -26,8 +26,9 @@ mod runner;
 mod settings;
 mod spec;
 mod step;
+#[cfg(test)]
+mod tests;
 
-pub use log::log_sink;
 pub use settings::BuildSettings;
 
 /// Why no build was begun.

@@ -1,10 +1,9 @@
-//! What is said about a build: the platform's own steps and the output of its container. Both go into
-//! the build's log and, with source `build`, into the app's.
+//! What the platform says about a build: its own steps, in the build's log and, with source `build`, in
+//! the app's. The output of the container comes into both with that of all containers of its node.
 
 use std::time::Duration;
 
 use chrono::Utc;
-use mogok_api::agent::{LogRecord, LogStream};
 use mogok_api::control::LogSource;
 use mogok_api::id::{AppId, BuildId};
 use mogok_api::instance::InstanceStatus;
@@ -17,27 +16,6 @@ const PLATFORM: &str = "build";
 const DRAIN: Duration = Duration::from_secs(3);
 /// How many of the last lines must have arrived.
 const DRAIN_LINES: usize = 5;
-
-/// Writes lines of a build's container into the build's and the app's log. For whoever follows the
-/// agents' logs, for records whose instance is a build's.
-///
-/// # Errors
-/// When a log cannot be written.
-pub fn log_sink(logs: &LogStore, build: BuildId, app: AppId, records: &[LogRecord]) -> Result<(), LogError> {
-    let line = |record: &LogRecord| NewLine {
-        at: record.at,
-        source: match record.stream {
-            LogStream::Stdout | LogStream::Stderr => LogSource::Build,
-            LogStream::Platform => LogSource::Mogok,
-        },
-        process: record.process.to_string(),
-        line: record.line.clone().into_bytes(),
-    };
-    let lines: Vec<NewLine> = records.iter().map(line).collect();
-    logs.append_all(build, &lines)?;
-    logs.append_all(app, &lines)?;
-    Ok(())
-}
 
 /// Says something about a build. A log that cannot be written does not stop the build.
 pub(super) fn say(logs: &LogStore, build: BuildId, app: AppId, text: &str) {
@@ -68,9 +46,8 @@ pub(super) async fn drained(logs: &LogStore, build: BuildId, status: &InstanceSt
     if last.is_empty() {
         return;
     }
-    let process = status.process.to_string();
     let arrived = async {
-        let filter = Filter { source: Some(LogSource::Build), process: Some(process) };
+        let filter = Filter { source: Some(LogSource::Build), process: None };
         let mut reader = logs.follow(build, Start::Last(DRAIN_LINES), filter).await?;
         let mut tail: Vec<String> = Vec::new();
         while tail != last {

@@ -83,11 +83,6 @@ pub(super) async fn prepare(state: &AppState, build: &BuildRow) -> Result<(), St
     })?;
     let instance = spec.id;
     let handed = Handed { node, spec, processes: checked.processes.commands.clone() };
-    if !state.store.start_build(build.id, &handed).await? {
-        // Cancelled meanwhile.
-        return Ok(());
-    }
-    tracing::info!(app = %app.name, build = %build.id, %instance, %node, bytes, "build started");
     let framework = checked.lock.framework().map(|name| format!(", {name}")).unwrap_or_default();
     let mut lines = vec![
         format!("source {} at commit {}{framework}", size(bytes), commit.short()),
@@ -100,6 +95,12 @@ pub(super) async fn prepare(state: &AppState, build: &BuildRow) -> Result<(), St
     for line in lines {
         say(&state.logs, build.id, app.id, &line);
     }
+    // After what was said: from here on the container writes into the same log.
+    if !state.store.start_build(build.id, &handed).await? {
+        // Cancelled meanwhile.
+        return Ok(());
+    }
+    tracing::info!(app = %app.name, build = %build.id, %instance, %node, bytes, "build started");
     state.wake.nodes.wake();
     Ok(())
 }

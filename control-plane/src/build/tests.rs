@@ -1,0 +1,353 @@
+//! Builds in one process: real store, repository, blob store, node synchronisation and agent API over a
+//! Unix socket. Only the agent is a fake, so no container runs here.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use clap::Parser;
+use mogok_api::control::{Build, BuildState, LogLine};
+use mogok_api::name::ProcessType;
+use tempfile::TempDir;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::*;
+use crate::config::Config;
+use crate::log_store::{Filter, Start};
+use crate::store::apps::AppRow;
+
+mod fake_agent;
+
+use fake_agent::{Ending, FakeAgent, digest_of};
+
+const LOCK: &str = "GEM\n  specs:\n    rack (3.1.0)\n\nPLATFORMS\n  ruby\n\nDEPENDENCIES\n  rack\n";
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// A control plane that runs builds, one app, one fake agent.
+struct Platform {
+    dir: TempDir,
+    agent: FakeAgent,
+    state: AppState,
+    app: AppRow,
+    _running: DropGuard,
+}
+
+/// The bytes of a package, as far as the control plane looks at them.
+fn package(content: &str) -> Vec<u8> {
+    [&[0x28, 0xb5, 0x2f, 0xfd], content.as_bytes()].concat()
+}
+
+async fn open(dir: &Path, more: &[&str]) -> AppState {
+    let (state_dir, socket) = (dir.join("state"), dir.join("node.sock"));
+    let agent = format!("unix:{}", dir.join("agent.sock").display());
+    let (state_dir, socket) = (state_dir.to_str().unwrap(), socket.to_str().unwrap());
+    let base = ["x", "--state-dir", state_dir, "--agent", &agent, "--node-socket", socket];
+    AppState::open(Line::try_parse_from(base.iter().chain(more)).unwrap().config).await.unwrap()
+}
+
+/// Starts the parts; dropping the guard kills them wherever they are, as a crash would.
+fn run_parts(state: &AppState) -> DropGuard {
+    let stop = CancellationToken::new();
+    for part in [0, 1] {
+        let (state, stop, died) = (state.clone(), stop.clone(), stop.clone());
+        tokio::spawn(async move {
+            let work = async {
+                if part == 0 { run(state, stop).await } else { crate::node::run(state, stop).await }
+            };
+            tokio::select! { biased; () = died.cancelled() => {}, () = work => {} }
+        });
+    }
+    stop.drop_guard()
+}
+
+impl Platform {
+    async fn start(ending: Ending) -> Self {
+        Self::start_with(ending, &[]).await
+    }
+
+    async fn start_with(ending: Ending, more: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = FakeAgent::start(&dir.path().join("agent.sock"), ending);
+        let state = open(dir.path(), more).await;
+        let user = state.store.create_user("a@example.com", "hash").await.unwrap();
+        let app = state.store.create_app(user.id, &"fugafuga".parse().unwrap(), "secret").await.unwrap();
+        let running = run_parts(&state);
+        Self { dir, agent, state, app, _running: running }
+    }
+
+    /// Kills the control plane wherever it is, and starts it again on the same disk.
+    async fn restart(self) -> Self {
+        let Self { dir, agent, state, app, _running } = self;
+        drop(_running);
+        state.store.pool.close().await;
+        drop(state);
+        let state = open(dir.path(), &[]).await;
+        let running = run_parts(&state);
+        Self { dir, agent, state, app, _running: running }
+    }
+
+    /// Commits the files and pushes them to `master`.
+    async fn push(&self, files: &[(&str, &str)]) {
+        self.state.repositories.repository(self.app.id).await.unwrap();
+        let bare = self.dir.path().join("state/repos").join(format!("{}.git", self.app.id));
+        let source = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(source.path().join(name), content).unwrap();
+        }
+        let bare = bare.to_str().unwrap();
+        for line in [
+            &["init", "--quiet"][..],
+            &["add", "."],
+            &["-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--quiet", "-m", "x"],
+            &["push", "--quiet", "--force", bare, "HEAD:refs/heads/master"],
+        ] {
+            let mut git = Command::new("git");
+            git.args(line)
+                .current_dir(source.path())
+                .env_remove("GIT_DIR")
+                .env("GIT_CONFIG_GLOBAL", "/dev/null");
+            assert!(git.status().unwrap().success(), "{line:?}");
+        }
+    }
+
+    async fn push_rack(&self) {
+        self.push(&[("Gemfile", ""), ("Gemfile.lock", LOCK), ("config.ru", ""), ("Procfile", "web: puma\n")])
+            .await;
+    }
+
+    async fn request(&self) -> Build {
+        request(&self.state, &self.app, None).await.unwrap()
+    }
+
+    async fn build(&self, id: BuildId) -> Build {
+        self.state.store.build(id).await.unwrap().unwrap().shown()
+    }
+
+    /// Follows the build's log to its end; its lines and how the build ended.
+    async fn ended(&self, id: BuildId) -> (Vec<String>, Build) {
+        let follow = async {
+            let mut reader = self.state.logs.follow(id, Start::After(0), Filter::default()).await.unwrap();
+            let mut lines: Vec<LogLine> = Vec::new();
+            while let Some(more) = reader.next().await.unwrap() {
+                lines.extend(more);
+            }
+            lines.into_iter().map(|line| line.line).collect()
+        };
+        let lines = tokio::time::timeout(Duration::from_secs(30), follow).await.expect("the build ends");
+        (lines, self.build(id).await)
+    }
+}
+
+/// Looks again until it is so, for 20 s.
+async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    for _ in 0..2000 {
+        if so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 20 s: {what}");
+}
+
+#[tokio::test]
+async fn a_commit_becomes_a_release() {
+    let platform = Platform::start(Ending::Package(package("one"))).await;
+    platform.push_rack().await;
+    let build = platform.request().await;
+    let (lines, build) = platform.ended(build.id).await;
+    assert_eq!(build.state, BuildState::Succeeded, "{lines:?}");
+    assert_eq!(build.release.unwrap().to_string(), "v1");
+    assert_eq!(build.package_bytes, Some(7));
+    let short = &build.commit[..7];
+    assert_eq!(
+        lines,
+        [
+            &format!("build of commit {short} queued"),
+            &format!("source 10.2 KB at commit {short}, Rack 3.1.0"),
+            "process types: web",
+            "bundle install",
+            "bundled",
+            "package 7 B",
+            "release v1 is ready: mogok start",
+        ]
+    );
+    let app = platform.state.store.app(platform.app.id).await.unwrap().unwrap();
+    let release = platform.state.store.release(app.current_release.unwrap()).await.unwrap().unwrap();
+    assert_eq!(release.package, digest_of(&package("one")));
+    assert_eq!(release.processes[&ProcessType::web()], "puma");
+    assert!(platform.state.images.has(&release.package));
+    // Its container is no longer wanted, and the app's log tells the same story.
+    until("the container leaves", async || platform.agent.wanted().is_empty()).await;
+    let log = platform.state.logs.read_last(app.id, 100, Filter::default()).await.unwrap();
+    assert_eq!(log.len(), lines.len());
+}
+
+#[tokio::test]
+async fn the_node_gets_the_source_and_the_next_build_its_gems() {
+    let platform = Platform::start(Ending::Never).await;
+    platform.push_rack().await;
+    let first = platform.request().await;
+    until("the container starts", async || platform.agent.started() == 1).await;
+    let spec = platform.agent.wanted().remove(0);
+    let source = platform.agent.blob(&spec.blobs[0].digest).unwrap();
+    assert!(source.windows(9).any(|part| part == b"config.ru"), "no tar of the commit");
+    assert!(spec.package_mounts.is_empty());
+    platform.agent.end_with(Ending::Package(package("one")));
+    assert_eq!(platform.ended(first.id).await.1.state, BuildState::Succeeded);
+    platform.agent.end_with(Ending::Never);
+    let second = platform.request().await;
+    until("the second starts", async || platform.agent.started() == 2).await;
+    let spec = platform.agent.wanted().into_iter().max_by_key(|spec| spec.id).unwrap();
+    assert_eq!(spec.package_mounts[0].digest, digest_of(&package("one")));
+    platform.agent.end_with(Ending::Package(package("two")));
+    let (lines, build) = platform.ended(second.id).await;
+    assert_eq!(build.release.unwrap().to_string(), "v2");
+    assert!(lines.contains(&"gems of v1 are at hand".to_owned()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_failure_tells_its_reason_last() {
+    let lines = vec!["bundle install", "mogok-build: failed: gem pg needs libpq"];
+    let platform = Platform::start(Ending::Failure(lines)).await;
+    platform.push_rack().await;
+    let build = platform.request().await;
+    let (lines, build) = platform.ended(build.id).await;
+    assert_eq!(build.state, BuildState::Failed);
+    assert_eq!(build.reason.as_deref(), Some("gem pg needs libpq"));
+    assert_eq!(lines.last().unwrap(), "failed: gem pg needs libpq");
+    assert!(lines.contains(&"mogok-build: failed: gem pg needs libpq".to_owned()), "{lines:?}");
+    assert!(platform.state.store.app(platform.app.id).await.unwrap().unwrap().current_release.is_none());
+    // And the next one may begin.
+    platform.agent.end_with(Ending::Package(package("one")));
+    let next = platform.request().await;
+    assert_eq!(platform.ended(next.id).await.1.state, BuildState::Succeeded);
+}
+
+#[tokio::test]
+async fn what_cannot_be_built_never_reaches_a_node() {
+    let platform =
+        Platform::start_with(Ending::Package(package("x")), &["--build-source-bytes", "20000"]).await;
+    let big = "x".repeat(30_000);
+    for (files, reason) in [
+        (&[("a", "")][..], "no Gemfile at the top"),
+        (&[("Gemfile", "")], "no Gemfile.lock at the top"),
+        (
+            &[("Gemfile", ""), ("Gemfile.lock", LOCK), ("Procfile", "web: x\nweb: y\n")],
+            "Procfile line 2: process type web was already given in line 1",
+        ),
+        (
+            &[("Gemfile", ""), ("Gemfile.lock", LOCK), ("Procfile", "web: x\n"), ("a", &big)],
+            "the source is larger than 20 KB",
+        ),
+    ] {
+        platform.push(files).await;
+        // A node that takes it may be met a moment later.
+        let build = platform.request().await;
+        let (_, build) = platform.ended(build.id).await;
+        assert_eq!(build.state, BuildState::Failed);
+        assert!(build.reason.as_deref().unwrap().starts_with(reason), "{:?}", build.reason);
+    }
+    assert_eq!(platform.agent.started(), 0);
+}
+
+#[tokio::test]
+async fn a_killed_control_plane_goes_on_where_it_was() {
+    let platform = Platform::start(Ending::Never).await;
+    platform.push_rack().await;
+    let build = platform.request().await;
+    let platform = platform.restart().await;
+    until("the container starts", async || platform.agent.started() == 1).await;
+    let platform = platform.restart().await;
+    platform.agent.end_with(Ending::Package(package("one")));
+    let platform = platform.restart().await;
+    let (lines, build) = platform.ended(build.id).await;
+    assert_eq!(build.state, BuildState::Succeeded, "{lines:?}");
+    let platform = platform.restart().await;
+    // One container, one release, whatever was repeated.
+    assert_eq!(platform.agent.started(), 1);
+    assert_eq!(platform.state.store.releases(platform.app.id, 10).await.unwrap().len(), 1);
+    assert_eq!(lines.iter().filter(|line| *line == "bundled").count(), 1, "{lines:?}");
+}
+
+#[tokio::test]
+async fn kills_at_any_point_lose_and_double_nothing() {
+    let mut platform = Platform::start(Ending::Package(package("one"))).await;
+    platform.push_rack().await;
+    let build = platform.request().await;
+    // Each life is a little longer than the one before, so that each step is cut at several points.
+    let mut lives = 0;
+    while !platform.build(build.id).await.state.ended() {
+        lives += 1;
+        tokio::time::sleep(Duration::from_millis(lives * 3)).await;
+        platform = platform.restart().await;
+        assert!(lives < 300, "it never ends");
+    }
+    let releases = platform.state.store.releases(platform.app.id, 10).await.unwrap();
+    assert_eq!((platform.agent.started(), releases.len()), (1, 1));
+    // A log that was left open by the kill is closed by the next life.
+    let (lines, build) = platform.ended(build.id).await;
+    assert_eq!(build.state, BuildState::Succeeded, "{lines:?}");
+    assert!(lives > 3, "only {lives} lives: the kills came too late to cut anything");
+}
+
+#[tokio::test]
+async fn a_cancelled_build_leaves_its_node() {
+    let platform = Platform::start(Ending::Never).await;
+    platform.push_rack().await;
+    let build = platform.request().await;
+    let busy = request(&platform.state, &platform.app, None).await.unwrap_err();
+    assert!(
+        matches!(&busy, RequestError::Create(CreateBuildError::Busy { running }) if *running == build.id),
+        "{busy}"
+    );
+    until("the container starts", async || platform.agent.started() == 1).await;
+    for _ in 0..2 {
+        let cancelled = cancel(&platform.state, platform.app.id, build.id).await.unwrap();
+        assert_eq!(cancelled.state, BuildState::Cancelled);
+    }
+    let (lines, _) = platform.ended(build.id).await;
+    assert_eq!(lines.last().unwrap(), "cancelled");
+    until("the container leaves", async || platform.agent.wanted().is_empty()).await;
+    let other = cancel(&platform.state, AppId::new(), build.id).await.unwrap_err();
+    assert!(matches!(other, CancelError::NoBuild(_)), "{other}");
+}
+
+#[tokio::test]
+async fn without_a_push_there_is_nothing_to_build() {
+    let platform = Platform::start(Ending::Never).await;
+    let error = request(&platform.state, &platform.app, None).await.unwrap_err();
+    let Failed(error) = error.into();
+    assert_eq!(
+        error.to_string(),
+        "nothing was pushed to the app fugafuga yet (push first: git push mogok master)"
+    );
+    platform.push_rack().await;
+    let error = request(&platform.state, &platform.app, Some("nowhere")).await.unwrap_err();
+    assert!(matches!(error, RequestError::UnknownReference { .. }), "{error}");
+    let error = request(&platform.state, &platform.app, Some("--upload-pack=x")).await.unwrap_err();
+    assert!(matches!(error, RequestError::InvalidReference(_)), "{error}");
+}
+
+#[tokio::test]
+async fn what_nobody_needs_is_collected() {
+    let platform = Platform::start(Ending::Package(package("one"))).await;
+    platform.push_rack().await;
+    let build = platform.request().await;
+    let (_, build) = platform.ended(build.id).await;
+    let state = &platform.state;
+    let old = state.images.put(&b"nobody's"[..], 100).unwrap();
+    let gone = AppId::new();
+    log::say(&state.logs, BuildId::new(), gone, "of an app that is gone");
+    let collected = collect::collect(state, Duration::ZERO).await.unwrap();
+    // The source of the build and what was put above.
+    assert_eq!(collected.blobs, 2);
+    assert!(!state.images.has(&old) && state.images.has(&build.package.unwrap()));
+    let mut keys = state.logs.keys().unwrap();
+    keys.retain(|key| *key != platform.app.id.into() && *key != build.id.into());
+    assert!(keys.is_empty(), "{keys:?}");
+}
