@@ -33,7 +33,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(45);
 
 /// The API's service. Streams end when `stop` is cancelled.
 pub(crate) fn router(state: AppState, stop: CancellationToken) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/platform", get(account::platform))
         .route("/v1/signup", post(account::signup))
         .route("/v1/login", post(account::login))
@@ -60,9 +60,10 @@ pub(crate) fn router(state: AppState, stop: CancellationToken) -> Router {
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn(bounded))
-        .layer(middleware::map_response(reply::dress))
         .layer(axum::Extension(logs::Stop(stop)))
-        .with_state(state)
+        .with_state(state);
+    // Around the routes, because what they say about a wrong method comes from outside their layers.
+    Router::new().fallback_service(routes).layer(middleware::map_response(reply::dress))
 }
 
 async fn bounded(request: Request, next: Next) -> Response {

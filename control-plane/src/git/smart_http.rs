@@ -303,7 +303,7 @@ pub(super) async fn receive_pack(
     check_room(&state, &repository).await?;
     let git = command(&state, &repository, program, request.headers()).args(["."]);
     // Git refuses a pack over the cap by itself, in words; this ends one that goes on regardless.
-    let cap = state.repositories.limits().push.saturating_mul(2).saturating_add(ROOM);
+    let cap = state.repositories.limits().push.saturating_mul(4).saturating_add(ROOM);
     let input = input(program, request, cap)?;
     let body = transfer(git, Some(input), Bytes::new(), &stop, (turn, held), Some(repository));
     Ok(answer(&program.content_type("result"), body.await.map_err(refused)?))
