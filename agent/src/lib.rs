@@ -1,4 +1,5 @@
 //! agent
 pub mod cgroup;
 pub mod disk;
+pub mod host;
 pub mod network;
