@@ -1,1 +1,142 @@
-fn main() {}
+//! `mogok-agent`: the agent of an app server, and the operator's commands to look at it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use mogok_agent::config::{self, Config, Settings};
+use mogok_agent::{check, inspect, purge, run};
+use mogok_api::id::InstanceId;
+use tracing_subscriber::EnvFilter;
+
+/// The container supervisor of a mogok app server
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent; its containers go on when it ends
+    Run(Box<Settings>),
+    /// List the containers
+    Ps {
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Show one container in full
+    Inspect {
+        id: InstanceId,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Print the output of a container
+    Logs {
+        id: InstanceId,
+        /// Go on as it comes
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Print what happens to containers
+    Events {
+        /// Go on as it happens
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Tell what this host lacks to run containers
+    Check {
+        /// Path of mogok-shim [default: beside this program]
+        #[arg(long)]
+        shim: Option<PathBuf>,
+        /// Name of the cgroup that would hold all containers
+        #[arg(long, default_value = "mogok")]
+        cgroup: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop and remove everything that an agent made on this host, but images and packages
+    Purge {
+        #[arg(long)]
+        state_dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Agent {
+    /// Socket of the agent
+    #[arg(long, env = "MOGOK_AGENT_SOCKET", default_value = "/run/mogok/agent.sock")]
+    socket: PathBuf,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match execute(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mogok-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Run(settings) => runtime.block_on(run::run(Config::new(*settings)?))?,
+        Command::Ps { agent } => {
+            runtime.block_on(inspect::ps(&inspect::client(&agent.socket)?, agent.json, &mut out))?;
+        }
+        Command::Inspect { id, agent } => {
+            let client = inspect::client(&agent.socket)?;
+            runtime.block_on(inspect::inspect(&client, id, agent.json, &mut out))?;
+        }
+        Command::Logs { id, follow, agent } => {
+            let client = inspect::client(&agent.socket)?;
+            runtime.block_on(inspect::logs(&client, id, follow, agent.json, &mut out))?;
+        }
+        Command::Events { follow, agent } => {
+            let client = inspect::client(&agent.socket)?;
+            runtime.block_on(inspect::events(&client, follow, agent.json, &mut out))?;
+        }
+        Command::Check { shim, cgroup, json } => {
+            let shim = match shim {
+                Some(shim) => shim,
+                None => std::env::current_exe()?.with_file_name("mogok-shim"),
+            };
+            let found = check::requirements(&shim, &cgroup);
+            if json {
+                serde_json::to_writer(&mut out, &found)?;
+                writeln!(out)?;
+            } else {
+                for requirement in &found {
+                    let missing = requirement.missing.as_deref().unwrap_or("ok");
+                    writeln!(out, "{:<24} {missing}", requirement.name)?;
+                }
+            }
+            if found.iter().any(|requirement| requirement.missing.is_some()) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Purge { state_dir } => {
+            runtime.block_on(purge::purge(&config::state_dir(Some(state_dir))?))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -18,8 +18,9 @@ use tokio::sync::Mutex;
 use tokio_rustls::rustls::ClientConfig;
 
 use self::connection::{Connection, RequestBody};
-use crate::agent::{DesiredAck, DesiredMessage, NodeInfo};
+use crate::agent::{DesiredAck, DesiredMessage, InstanceDetail, NodeInfo};
 use crate::error::ApiError;
+use crate::id::InstanceId;
 use crate::instance::InstanceStatus;
 
 mod address;
@@ -147,6 +148,15 @@ impl AgentClient {
     pub async fn instances(&self) -> Result<Vec<InstanceStatus>, ClientError> {
         let exchange = Exchange::new("list the instances", Method::GET, "/v1/instances".into());
         decode(exchange.operation, &self.unary(&exchange, LIST_LIMIT).await?)
+    }
+
+    /// One instance in full.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, or has no such instance.
+    pub async fn instance(&self, id: InstanceId) -> Result<InstanceDetail, ClientError> {
+        let exchange = Exchange::new("read the instance", Method::GET, format!("/v1/instances/{id}"));
+        decode(exchange.operation, &self.unary(&exchange, REPLY_LIMIT).await?)
     }
 
     /// A small request on the kept connection.

@@ -14,6 +14,7 @@ use super::connection::Connection;
 use super::ndjson::Decoder;
 use super::{AgentClient, ClientError, Exchange};
 use crate::agent::{AgentEvent, LogRecord};
+use crate::id::InstanceId;
 
 /// Three heartbeats missed.
 pub const EVENT_SILENCE: Duration = Duration::from_secs(15);
@@ -79,6 +80,19 @@ impl AgentClient {
     pub async fn logs(&self, after: Option<&str>) -> Result<Follow<LogRecord>, ClientError> {
         let after = after.map(|cursor| format!("&after={}", escaped(cursor))).unwrap_or_default();
         self.follow("follow the logs", format!("/v1/logs?follow=true{after}"), LOG_LINE, None).await
+    }
+
+    /// The output of one instance, all that is kept; with `follow` also as it comes.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, or has no such instance.
+    pub async fn instance_logs(
+        &self,
+        id: InstanceId,
+        follow: bool,
+    ) -> Result<Follow<LogRecord>, ClientError> {
+        let path = format!("/v1/instances/{id}/logs?follow={follow}");
+        self.follow("read the logs of the instance", path, LOG_LINE, None).await
     }
 
     async fn follow<T: DeserializeOwned>(

@@ -1,0 +1,240 @@
+//! One container of the node, from its first record to its removal: a task that alone mutates it,
+//! around the pure life cycle of [`state`].
+//!
+//! Invariant: every change of state is in the ledger before anyone is told of it, and no program is
+//! started before the last one's cgroup is gone.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use mogok_api::id::InstanceId;
+use mogok_api::instance::{Failure, FailureCode};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::ledger::Record;
+use crate::node::Node;
+use crate::shim::Process;
+
+pub mod adopt;
+pub mod cleanup;
+mod ending;
+pub mod output;
+pub mod sandbox;
+mod start;
+pub mod state;
+mod supervise;
+
+use state::{Event, State};
+
+/// Between attempts at something that waits for blobs nobody has announced.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// What the reconciler wants of an instance. `wake` counts the times it was told to look again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    pub unwanted: bool,
+    pub wake: u64,
+}
+
+/// The task's own view of its container.
+#[derive(Debug)]
+pub struct Instance {
+    node: Arc<Node>,
+    record: Record,
+    wish: watch::Receiver<Wish>,
+    /// The shim, while one runs.
+    process: Option<Process>,
+    /// Kept over restarts of the program, so that address and host port stay its own.
+    netns: Option<OwnedFd>,
+}
+
+impl Instance {
+    #[must_use]
+    pub fn new(node: Arc<Node>, record: Record, wish: watch::Receiver<Wish>) -> Self {
+        Self { node, record, wish, process: None, netns: None }
+    }
+
+    /// Goes on with a container of an earlier agent's.
+    #[must_use]
+    pub fn adopted(mut self, finding: adopt::Finding) -> Self {
+        match finding {
+            adopt::Finding::Idle => {}
+            adopt::Finding::Alive(process) => self.process = Some(process),
+            adopt::Finding::Lost => {
+                self.record.run = None;
+                self.apply(Event::Lost);
+            }
+        }
+        self
+    }
+
+    /// Lives the container's life; returns when it is gone.
+    pub async fn run(mut self) {
+        self.publish();
+        loop {
+            match self.record.state {
+                State::Pending => self.pending().await,
+                State::Starting | State::Aborting => self.resume_start().await,
+                State::Booting | State::Up | State::Killing(_) | State::Stopping => self.supervise().await,
+                State::Crashed => self.crashed().await,
+                State::Finished => self.finished().await,
+                State::Removing => self.removing().await,
+                State::Gone => return,
+            }
+        }
+    }
+
+    fn id(&self) -> InstanceId {
+        self.record.id()
+    }
+
+    fn unwanted(&self) -> bool {
+        self.wish.borrow().unwanted
+    }
+
+    /// Returns when the instance is wanted no more.
+    async fn until_unwanted(&mut self) {
+        // The reconciler keeps its end as long as this task lives; should it go, this instance stays as it is.
+        if self.wish.wait_for(|wish| wish.unwanted).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Moves on. A refusal is a fault of this program: it is logged, and the state stays.
+    fn apply(&mut self, event: Event) {
+        match self.record.state.next(event, self.record.spec.restart) {
+            Ok(next) => {
+                tracing::info!(instance = %self.id(), app = %self.record.spec.app, from = ?self.record.state, to = ?next, "instance moves on");
+                self.record.state = next;
+                self.record.since = Utc::now();
+                self.store();
+                self.publish();
+            }
+            Err(denied) => tracing::error!(instance = %self.id(), %denied, "event refused"),
+        }
+    }
+
+    fn store(&self) {
+        // A full disk must not stop a container; the record on disk is then older, and adoption goes by what
+        // it finds in the kernel anyway.
+        if let Err(error) = self.node.ground.ledger.store(&self.record) {
+            tracing::error!(instance = %self.id(), error = %crate::chain(&error), "cannot write the record");
+        }
+    }
+
+    fn publish(&self) {
+        if self.record.state != State::Gone {
+            self.node.events.changed(self.record.status(self.node.network.gateway()));
+        }
+    }
+
+    fn say(&self, text: &str) {
+        self.node.logs.say(self.id(), text);
+    }
+
+    fn fail(&mut self, code: FailureCode, message: String) {
+        tracing::warn!(instance = %self.id(), app = %self.record.spec.app, ?code, %message, "instance failed");
+        self.record.failure = Some(Failure { code, message });
+    }
+
+    async fn pending(&mut self) {
+        loop {
+            let wake = *self.wish.borrow_and_update();
+            if wake.unwanted {
+                return self.apply(Event::Unwanted);
+            }
+            if let Err(error) = sandbox::check(&self.record.spec) {
+                self.cannot_start(&error.to_string());
+                return;
+            }
+            if self.node.missing_blobs([&self.record.spec]).is_empty() {
+                let node = Arc::clone(&self.node);
+                let permit = tokio::select! {
+                    permit = node.starts.acquire() => permit,
+                    () = self.until_unwanted() => continue,
+                };
+                // The semaphore is never closed.
+                let Ok(_permit) = permit else { return };
+                self.apply(Event::Ready);
+                return self.start().await;
+            }
+            // Woken when a blob comes or the wish changes.
+            let _ = tokio::time::timeout(RECHECK, self.wish.changed()).await;
+        }
+    }
+
+    async fn crashed(&mut self) {
+        let wait = self.record.restart_at.map_or(Duration::ZERO, until);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {
+                self.record.restarts = self.record.restarts.saturating_add(1);
+                self.record.restart_at = None;
+                self.apply(Event::RestartDue);
+            }
+            () = self.until_unwanted() => self.apply(Event::Unwanted),
+        }
+    }
+
+    async fn finished(&mut self) {
+        self.release_network().await;
+        self.publish();
+        self.until_unwanted().await;
+        self.apply(Event::Unwanted);
+    }
+
+    async fn release_network(&mut self) {
+        self.netns = None;
+        match self.node.network.detach(self.id()).await {
+            Ok(()) => {
+                if self.record.allocation.take().is_some() {
+                    self.store();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(instance = %self.id(), error = %crate::chain(&error), "cannot release the network");
+            }
+        }
+    }
+}
+
+/// How long until a time of the wall clock; a clock that jumps can make it short, never longer than a day.
+fn until(at: DateTime<Utc>) -> Duration {
+    (at - Utc::now()).to_std().unwrap_or_default().min(Duration::from_secs(24 * 3600))
+}
+
+/// The instant that lies `whole` behind `since`, at least now and at most `whole` from now: what is left of
+/// a wait that began before this agent did, whatever the clock did in between.
+fn rest_of(since: DateTime<Utc>, whole: Duration) -> Instant {
+    let passed = (Utc::now() - since).to_std().unwrap_or_default();
+    Instant::now() + whole.saturating_sub(passed)
+}
+
+/// An instance for tests.
+#[cfg(test)]
+pub(crate) fn sample_spec() -> mogok_api::instance::InstanceSpec {
+    use mogok_api::app::{HealthCheck, Limits, RestartPolicy};
+    mogok_api::instance::InstanceSpec {
+        id: InstanceId::new(),
+        app: "fugafuga".parse().unwrap(),
+        process: "web.1".parse().unwrap(),
+        release: None,
+        kind: mogok_api::instance::ContainerKind::App,
+        image: "ruby".parse().unwrap(),
+        image_digest: None,
+        package: None,
+        package_mounts: vec![],
+        blobs: vec![],
+        output: None,
+        command: vec!["/bin/sh".into()],
+        env: std::collections::BTreeMap::new(),
+        limits: Limits::app(),
+        listens: false,
+        health: HealthCheck::default(),
+        restart: RestartPolicy::Always,
+        stop_grace_s: 30,
+        max_runtime_s: None,
+    }
+}

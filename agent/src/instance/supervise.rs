@@ -1,0 +1,157 @@
+//! Watching a container whose program runs: until it answers, until it ends, until its time is up,
+//! until it is wanted no more.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use mogok_api::instance::FailureCode;
+use tokio::time::Instant;
+
+use super::sandbox::PORT;
+use super::state::{Event, KillReason, State};
+use super::{Instance, rest_of};
+use crate::cgroup::Cgroup;
+use crate::health;
+use crate::shim::Shim;
+
+/// SIGKILL is sent again after this, as long as something is left (a process may sleep uninterruptibly).
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+const SIGTERM: i32 = 15;
+
+impl Instance {
+    /// From `Booting`, `Up`, `Killing` or `Stopping` to the end of the program.
+    pub(super) async fn supervise(&mut self) {
+        let process = self.process.take();
+        let shim = Shim::new(self.node.ground.ledger.dir(self.id()));
+        let cgroup = self.node.ground.cgroups.open(&self.id());
+        let spec = self.record.spec.clone();
+        let started_at = self.record.run.as_ref().map_or(self.record.since, |run| run.started_at);
+
+        let boot_timeout = Duration::from_secs(spec.health.boot_timeout_s.into());
+        let boot_over = rest_of(started_at, boot_timeout);
+        let run_over =
+            spec.max_runtime_s.map(|seconds| rest_of(started_at, Duration::from_secs(seconds.into())));
+        let address = self.record.allocation.as_ref().filter(|_| spec.listens).map(|held| held.address);
+        let exit = {
+            let mut answered = pin!(async {
+                if let Some(address) = address {
+                    health::answers(SocketAddr::from((address, PORT)), spec.health.path.as_deref()).await;
+                }
+            });
+            let mut short_of_memory = pin!(memory_kill(&cgroup));
+            let mut ended = pin!(shim.ended(process.as_ref()));
+            // Was it asked to end before it is killed?
+            let mut asked = self.record.state == State::Stopping;
+            // When the container is (again) killed whatever it does.
+            let mut kill_at = match self.record.state {
+                State::Killing(_) => Some(Instant::now()),
+                State::Stopping => Some(self.send_stop(&shim).await),
+                _ => None,
+            };
+
+            loop {
+                let (booting, running) = match self.record.state {
+                    State::Booting => (true, true),
+                    State::Up => (false, true),
+                    _ => (false, false),
+                };
+                tokio::select! {
+                    biased;
+                    exit = &mut ended => break exit,
+                    () = sleep_until(kill_at) => {
+                        if asked && self.record.failure.is_none() {
+                            let grace = spec.stop_grace_s;
+                            self.fail(FailureCode::StopTimeout, format!("did not end within {grace} s of SIGTERM (R12)"));
+                            self.say(&format!("killed: did not end within {grace} s of SIGTERM (R12)"));
+                        }
+                        kill(&cgroup);
+                        kill_at = Some(Instant::now() + KILL_AGAIN);
+                    }
+                    () = self.until_unwanted(), if self.record.state != State::Stopping => {
+                        let killing = matches!(self.record.state, State::Killing(_));
+                        self.apply(Event::Unwanted);
+                        if !killing {
+                            asked = true;
+                            kill_at = Some(self.send_stop(&shim).await);
+                        }
+                    }
+                    () = &mut short_of_memory, if running => {
+                        self.apply(Event::Kill(KillReason::Memory));
+                        kill_at = Some(Instant::now());
+                    }
+                    () = sleep_until(run_over), if running => {
+                        let seconds = spec.max_runtime_s.unwrap_or_default();
+                        self.say(&format!("killed: ran longer than {seconds} s"));
+                        self.apply(Event::Kill(KillReason::RunTimeout));
+                        kill_at = Some(Instant::now());
+                    }
+                    () = &mut answered, if booting => {
+                        if spec.listens {
+                            self.say("up");
+                        }
+                        self.apply(Event::Answered);
+                    }
+                    () = tokio::time::sleep_until(boot_over), if booting => {
+                        self.say(&format!("killed: boot timeout, {} (R10)", boot_words(&spec)));
+                        self.apply(Event::Kill(KillReason::BootTimeout));
+                        kill_at = Some(Instant::now());
+                    }
+                }
+            }
+        };
+        self.ended(exit, process, &shim, &cgroup).await;
+    }
+
+    /// SIGTERM to every process of the container; says when its grace is over.
+    async fn send_stop(&mut self, shim: &Shim) -> Instant {
+        let grace = Duration::from_secs(self.record.spec.stop_grace_s.into());
+        let over = rest_of(self.record.since, grace);
+        self.say("stopping");
+        if let Err(error) = shim.signal_all(SIGTERM).await {
+            // It may have just ended; if not, SIGKILL follows after the grace.
+            tracing::warn!(instance = %self.id(), error = %crate::chain(&error), "cannot send SIGTERM");
+        }
+        over
+    }
+}
+
+/// What an instance that did not come up in time should have done.
+pub(super) fn boot_words(spec: &mogok_api::instance::InstanceSpec) -> String {
+    let seconds = spec.health.boot_timeout_s;
+    match &spec.health.path {
+        None => format!("nothing listened on 0.0.0.0:$PORT within {seconds} s"),
+        Some(path) => format!("GET {path} was not answered with 2xx or 3xx within {seconds} s"),
+    }
+}
+
+fn kill(cgroup: &Cgroup) {
+    if let Err(error) = cgroup.kill() {
+        tracing::error!(cgroup = %cgroup.v2_path().display(), error = %crate::chain(&error), "cannot kill a container");
+    }
+}
+
+/// Returns when the kernel has killed a process of the container for want of memory.
+async fn memory_kill(cgroup: &Cgroup) {
+    let watched = async {
+        let mut watch = cgroup.watch_oom()?;
+        watch.next().await
+    };
+    match watched.await {
+        Ok(Some(_)) => {}
+        // The cgroup is gone, and so is the container.
+        Ok(None) => pending().await,
+        Err(error) => {
+            tracing::warn!(cgroup = %cgroup.v2_path().display(), error = %crate::chain(&error), "cannot watch for memory kills");
+            pending().await
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,117 @@
+//! What all instances of a node share: configuration, ledger, cgroups, network, disks, blob store,
+//! events and logs. Parts that guard themselves, so the whole is shared without a lock.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mogok_api::agent::{ImageInfo, NodeInfo};
+use mogok_api::id::NodeId;
+use mogok_api::instance::InstanceSpec;
+use mogok_api::name::Digest;
+use mogok_images::{Store, StoreError};
+use tokio::sync::Semaphore;
+
+use crate::cgroup::Cgroups;
+use crate::config::Config;
+use crate::disk::Disks;
+use crate::events::Events;
+use crate::ledger::Ledger;
+use crate::ledger::uids::{NoUidRange, UidRanges};
+use crate::logs::Logs;
+use crate::network::Network;
+
+/// Containers that are made at once: more would only wait for each other's disks.
+pub const STARTS: usize = 8;
+
+/// What containers are found and cleaned up by: all that is needed before the network stands, which is
+/// made with the living ones in it.
+#[derive(Debug)]
+pub struct Ground {
+    /// This boot of the host.
+    pub boot_id: String,
+    pub ledger: Ledger,
+    pub cgroups: Cgroups,
+    pub disks: Disks,
+}
+
+/// One app server.
+#[derive(Debug)]
+pub struct Node {
+    pub config: Config,
+    pub id: NodeId,
+    pub ground: Arc<Ground>,
+    pub network: Network,
+    pub store: Store,
+    pub events: Events,
+    pub logs: Arc<Logs>,
+    pub uids: Mutex<UidRanges>,
+    pub starts: Semaphore,
+}
+
+impl Node {
+    /// Blobs that these instances need and the node lacks, each once.
+    #[must_use]
+    pub fn missing_blobs<'a>(&self, specs: impl IntoIterator<Item = &'a InstanceSpec>) -> Vec<Digest> {
+        let needed: BTreeSet<&Digest> = specs.into_iter().flat_map(blobs_of).collect();
+        needed.into_iter().filter(|digest| !self.store.has(digest)).cloned().collect()
+    }
+
+    /// # Errors
+    /// When every range is taken.
+    pub fn take_uids(&self) -> Result<u32, NoUidRange> {
+        self.uids.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn give_uids(&self, first: u32) {
+        self.uids.lock().unwrap_or_else(PoisonError::into_inner).give(first);
+    }
+
+    /// What the node is. Blocks.
+    ///
+    /// # Errors
+    /// When the images cannot be listed.
+    pub fn info(&self) -> Result<NodeInfo, StoreError> {
+        let images = self.store.images()?;
+        Ok(NodeInfo {
+            id: self.id,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: nix::sys::utsname::uname()
+                .map(|name| name.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            cgroup_mode: self.ground.cgroups.mode(),
+            cpu_millis: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64) * 1000,
+            memory_bytes: nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total()),
+            images: images.into_iter().map(|(name, digest)| ImageInfo { name, digest }).collect(),
+            max_instances: self.config.max_instances(),
+        })
+    }
+}
+
+/// The blobs that an instance is made of.
+pub fn blobs_of(spec: &InstanceSpec) -> impl Iterator<Item = &Digest> {
+    spec.blobs
+        .iter()
+        .map(|mount| &mount.digest)
+        .chain(&spec.package)
+        .chain(spec.package_mounts.iter().map(|mount| &mount.digest))
+}
+
+/// The node's id: the given one, or the one that was made at the first start.
+///
+/// # Errors
+/// When the file that keeps it cannot be read or written, or holds another id than the given one.
+pub fn node_id(state_dir: &Path, given: Option<NodeId>) -> io::Result<NodeId> {
+    let path = state_dir.join("node-id");
+    let kept = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text.trim().parse::<NodeId>().map_err(io::Error::other)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let id = given.or(kept).unwrap_or_else(NodeId::new);
+    if kept != Some(id) {
+        std::fs::write(&path, format!("{id}\n"))?;
+    }
+    Ok(id)
+}

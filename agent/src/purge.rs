@@ -1,0 +1,71 @@
+//! `mogok-agent purge`: stops and removes everything that an agent of this state directory ever made
+//! on the host. Done again, it does nothing. Images and packages are in the store, which it leaves.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::cgroup::Cgroups;
+use crate::config::{self, HostSettings};
+use crate::disk::Disks;
+use crate::ledger::Ledger;
+use crate::network::Network;
+use crate::run;
+use crate::shim::{self, Process};
+
+/// # Errors
+/// When an agent still works on the directory, or something cannot be removed.
+pub async fn purge(state_dir: &Path) -> Result<()> {
+    if !state_dir.exists() {
+        return Ok(());
+    }
+    let _lock = run::lock(state_dir)?;
+    let settings = config::host_settings_file(state_dir);
+    if settings.exists() {
+        let bytes =
+            std::fs::read(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
+        let host: HostSettings = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is not what an agent wrote", settings.display()))?;
+        purge_host(state_dir, &host).await?;
+    }
+    for entry in std::fs::read_dir(state_dir)? {
+        let path = entry?.path();
+        // Held by this process, so that no agent starts in the middle.
+        if path.file_name().is_some_and(|name| name == "lock") {
+            continue;
+        }
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn purge_host(state_dir: &Path, host: &HostSettings) -> Result<()> {
+    let ledger = Ledger::open(state_dir)?;
+    for (pid, name) in shim::shims_below(ledger.instances())? {
+        let Ok(Some(process)) = Process::open(pid, None) else { continue };
+        // Asked again, now that the pidfd holds whatever it is.
+        if shim::shims_below(ledger.instances())?.contains(&(pid, name)) {
+            process.kill().with_context(|| format!("cannot kill shim {pid}"))?;
+            tokio::time::timeout(std::time::Duration::from_secs(10), process.ended())
+                .await
+                .with_context(|| format!("shim {pid} does not end"))?;
+        }
+    }
+    let cgroups = Cgroups::detect(&host.cgroup)?;
+    let disks = Disks::open(&state_dir.join("disks"))?;
+    let network = Network::start(&host.network(state_dir)).await?;
+    let ids: BTreeSet<_> = ledger.list()?.into_iter().chain(cgroups.list()?).chain(disks.list()?).collect();
+    for id in ids {
+        let cgroup = cgroups.open(&id);
+        tokio::task::spawn_blocking(move || cgroup.remove())
+            .await?
+            .with_context(|| format!("cannot remove the cgroup of {id}"))?;
+        disks.remove(&id).with_context(|| format!("cannot remove the disk of {id}"))?;
+    }
+    network.stop().await;
+    cgroups.remove_root();
+    Ok(())
+}

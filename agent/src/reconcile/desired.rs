@@ -1,0 +1,183 @@
+//! The wanted set of this node and how messages change it; kept on disk so that the node goes on
+//! while the control plane is away and after a power loss.
+//!
+//! Invariant: a set changes only by a snapshot, or by a delta that starts at exactly the version
+//! held; anything else is answered "send the snapshot" and changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use mogok_api::agent::DesiredMessage;
+use mogok_api::id::{Epoch, InstanceId};
+use mogok_api::instance::InstanceSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{LedgerError, atomic};
+
+const VERSION: u32 = 1;
+
+/// What is wanted, at one version of one epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    format: u32,
+    pub epoch: Option<Epoch>,
+    pub version: u64,
+    pub instances: BTreeMap<InstanceId, InstanceSpec>,
+}
+
+/// What a message did to the set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    Changed,
+    /// The set is as it was: a heartbeat, or a message that came twice.
+    Same,
+    NeedSnapshot,
+}
+
+impl Desired {
+    /// Applies one message. An instance never changes: the spec that came first under an id stays.
+    pub fn apply(&mut self, message: DesiredMessage) -> Applied {
+        match message {
+            DesiredMessage::Snapshot { epoch, version, instances } => {
+                let mut next = Self { format: VERSION, epoch: Some(epoch), version, ..Self::default() };
+                for spec in instances {
+                    let kept = self.instances.remove(&spec.id).unwrap_or(spec);
+                    next.instances.entry(kept.id).or_insert(kept);
+                }
+                *self = next;
+                Applied::Changed
+            }
+            DesiredMessage::Delta { epoch, from, version, upsert, remove } => {
+                if self.epoch != Some(epoch) {
+                    return Applied::NeedSnapshot;
+                }
+                if self.version == version {
+                    return Applied::Same;
+                }
+                if self.version != from || version < from {
+                    return Applied::NeedSnapshot;
+                }
+                for id in remove {
+                    self.instances.remove(&id);
+                }
+                for spec in upsert {
+                    self.instances.entry(spec.id).or_insert(spec);
+                }
+                self.version = version;
+                Applied::Changed
+            }
+            DesiredMessage::Heartbeat { epoch, version } => {
+                if self.epoch == Some(epoch) && self.version == version {
+                    Applied::Same
+                } else {
+                    Applied::NeedSnapshot
+                }
+            }
+        }
+    }
+}
+
+/// The set's file: `STATE/desired.json`.
+#[derive(Debug, Clone)]
+pub struct DesiredFile(PathBuf);
+
+impl DesiredFile {
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self(state_dir.join("desired.json"))
+    }
+
+    /// The set as it was last acknowledged; an empty one when there is none yet.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read: going on with an empty set would stop every container.
+    pub fn load(&self) -> Result<Desired, LedgerError> {
+        match std::fs::read(&self.0) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| LedgerError::Parse { path: self.0.clone(), source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Desired::default()),
+            Err(source) => Err(LedgerError::Read { path: self.0.clone(), source }),
+        }
+    }
+
+    /// Replaces the file; when this returns the set survives a power loss.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the old one is then still there.
+    pub fn store(&self, desired: &Desired) -> Result<(), LedgerError> {
+        atomic::write_json(&self.0, desired, atomic::Durability::PowerLoss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::instance::sample_spec;
+
+    fn snapshot(epoch: Epoch, version: u64, instances: Vec<InstanceSpec>) -> DesiredMessage {
+        DesiredMessage::Snapshot { epoch, version, instances }
+    }
+
+    #[test]
+    fn a_gap_or_another_epoch_asks_for_the_snapshot_and_changes_nothing() {
+        let epoch = Epoch::new();
+        let mut desired = Desired::default();
+        let heartbeat = DesiredMessage::Heartbeat { epoch, version: 0 };
+        assert_eq!(desired.apply(heartbeat), Applied::NeedSnapshot);
+        desired.apply(snapshot(epoch, 3, vec![sample_spec()]));
+        let held = desired.clone();
+        for (epoch, from, version) in [(epoch, 4, 5), (epoch, 2, 4), (Epoch::new(), 3, 4), (epoch, 3, 2)] {
+            let delta = DesiredMessage::Delta { epoch, from, version, upsert: vec![], remove: vec![] };
+            assert_eq!(desired.apply(delta), Applied::NeedSnapshot, "{from} -> {version}");
+            assert_eq!(desired, held);
+        }
+        assert_eq!(desired.apply(DesiredMessage::Heartbeat { epoch, version: 3 }), Applied::Same);
+    }
+
+    #[test]
+    fn a_spec_is_never_replaced_under_its_id() {
+        let epoch = Epoch::new();
+        let mut desired = Desired::default();
+        let spec = sample_spec();
+        desired.apply(snapshot(epoch, 1, vec![spec.clone()]));
+        let other = InstanceSpec { command: vec!["/bin/other".into()], ..spec.clone() };
+        desired.apply(snapshot(epoch, 2, vec![other]));
+        assert_eq!(desired.instances[&spec.id], spec);
+    }
+
+    #[test]
+    fn the_file_gives_back_what_was_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = DesiredFile::new(dir.path());
+        assert_eq!(file.load().unwrap(), Desired::default());
+        let mut desired = Desired::default();
+        desired.apply(snapshot(Epoch::new(), 1, vec![sample_spec()]));
+        file.store(&desired).unwrap();
+        assert_eq!(file.load().unwrap(), desired);
+        std::fs::write(dir.path().join("desired.json"), b"{").unwrap();
+        assert!(file.load().is_err(), "a torn file must not read as an empty set");
+    }
+
+    proptest! {
+        /// Deltas one by one lead where the snapshot of the end leads.
+        #[test]
+        fn deltas_and_the_snapshot_agree(steps in prop::collection::vec((any::<bool>(), 0_usize..8), 1..40)) {
+            let epoch = Epoch::new();
+            let pool: Vec<_> = (0..8).map(|_| sample_spec()).collect();
+            let mut model: BTreeMap<InstanceId, InstanceSpec> = BTreeMap::new();
+            let mut desired = Desired::default();
+            desired.apply(snapshot(epoch, 0, vec![]));
+            for (version, (add, index)) in (1_u64..).zip(steps) {
+                let spec = pool[index].clone();
+                let (upsert, remove) = if add { (vec![spec], vec![]) } else { (vec![], vec![spec.id]) };
+                for spec in &upsert { model.insert(spec.id, spec.clone()); }
+                for id in &remove { model.remove(id); }
+                let delta = DesiredMessage::Delta { epoch, from: version - 1, version, upsert, remove };
+                prop_assert_eq!(desired.apply(delta), Applied::Changed);
+            }
+            prop_assert_eq!(desired.instances, model);
+        }
+    }
+}

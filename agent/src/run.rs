@@ -1,0 +1,197 @@
+//! `mogok-agent run`: from what lies on the disk and runs on the host to a serving agent, and back to
+//! nothing but the containers.
+//!
+//! Invariant: nothing is started and nobody is answered before everything that exists was found, and
+//! leaving touches no container.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt, stream};
+use mogok_images::Store;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::cgroup::Cgroups;
+use crate::config::{self, Config};
+use crate::disk::Disks;
+use crate::events::Events;
+use crate::instance::adopt::{self, Finding, Shims};
+use crate::ledger::uids::UidRanges;
+use crate::ledger::{Ledger, Record, atomic};
+use crate::logs::Logs;
+use crate::network::{Network, Saved};
+use crate::node::{self, Ground, Node, STARTS};
+use crate::reconcile::desired::DesiredFile;
+use crate::reconcile::{Reconciler, Wanted};
+use crate::server::{self, Api, Server};
+use crate::{shim, tls};
+
+/// Records that are looked into at once.
+const EXAMINED_AT_ONCE: usize = 64;
+
+/// Keeps other agents away from a state directory; freed by the kernel with the process.
+///
+/// # Errors
+/// When another agent has it.
+pub fn lock(state_dir: &Path) -> Result<Flock<File>> {
+    std::fs::create_dir_all(state_dir)
+        .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            bail!("another agent works on {}: stop it first", state_dir.display())
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Makes the node with the containers that live on in its network, and says what was found of each.
+async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
+    let state_dir = config.state_dir.clone();
+    let ledger = Ledger::open(&state_dir)?;
+    // Before anything of it exists on the host, so that a purge knows where to look.
+    let settings = config::host_settings_file(&state_dir);
+    atomic::write_json(&settings, &config.host, atomic::Durability::PowerLoss)?;
+    let logs = Logs::open(&state_dir, ledger.clone()).context("cannot open the log journal")?;
+    let ground = Arc::new(Ground {
+        boot_id: shim::boot_id().context("cannot read the boot id")?,
+        cgroups: Cgroups::detect(&config.host.cgroup).context("cannot use cgroups")?,
+        disks: Disks::open(&state_dir.join("disks")).context("cannot use disks")?,
+        ledger,
+    });
+    let mut found = find_all(&ground).await?;
+    let saved = found.iter().filter_map(|(record, finding)| {
+        let allocation = record.allocation.clone().filter(|_| matches!(finding, Finding::Alive(_)))?;
+        Some(Saved { id: record.id(), kind: record.spec.kind, allocation })
+    });
+    let (network, lost) = Network::start_with(&config.host.network(&state_dir), saved.collect())
+        .await
+        .context("cannot set the network up")?;
+    for id in lost {
+        tracing::error!(instance = %id, "a living container has lost its link");
+    }
+    let swept = network.sweep().await.context("cannot sweep the network")?;
+    if swept > 0 {
+        tracing::warn!(links = swept, "removed links that belong to no container");
+    }
+    let mut uids = UidRanges::new(config.uid_base, config.uid_ranges);
+    for (record, finding) in &mut found {
+        uids.restore(record.uid_base);
+        if !matches!(finding, Finding::Alive(_)) {
+            // Its link went with the sweep.
+            record.allocation = None;
+        }
+    }
+    let node = Node {
+        id: node::node_id(&state_dir, config.node_id).context("cannot tell the node's id")?,
+        network,
+        store: Store::open(&config.store).context("cannot open the blob store")?,
+        events: Events::default(),
+        logs: Arc::new(logs),
+        uids: Mutex::new(uids),
+        starts: Semaphore::new(STARTS),
+        ground,
+        config,
+    };
+    Ok((node, found))
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the agent cannot start.
+pub async fn run(config: Config) -> Result<()> {
+    let _lock = lock(&config.state_dir)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (node, found) = node(config).await?;
+    let node = Arc::new(node);
+    let wanted = Arc::new(Wanted::open(DesiredFile::new(&node.config.state_dir))?);
+    let mut reconciler = Reconciler::new(node.clone(), wanted.clone());
+    for (record, finding) in found {
+        reconciler.adopt(record, finding);
+    }
+
+    let listener = server::bind_unix(&node.config.socket, !node.config.allow_uids.is_empty()).await?;
+    let server = Server::new(Arc::new(Api { node: node.clone(), wanted }));
+    if let Some(files) = &node.config.tls {
+        let acceptor = TlsAcceptor::from(tls::server_config(files)?);
+        let listener = TcpListener::bind(files.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", files.listen))?;
+        tokio::spawn(server.clone().serve_tls(listener, acceptor));
+    }
+    tokio::spawn(node.logs.clone().run());
+    tokio::spawn(reconciler.run());
+    tokio::spawn(server.serve_unix(listener, node.config.allow_uids.clone()));
+    tracing::info!(node = %node.id, socket = %node.config.socket.display(), "agent is ready");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(node = %node.id, "agent leaves, its containers stay");
+    // Nobody finds an agent behind the path any more.
+    let _ = std::fs::remove_file(&node.config.socket);
+    Ok(())
+}
+
+/// Finds every container of an earlier agent's and removes what belongs to none.
+async fn find_all(ground: &Arc<Ground>) -> Result<Vec<(Record, Finding)>> {
+    let mut shims = Shims::new();
+    for (pid, name) in shim::shims_below(ground.ledger.instances()).context("cannot list processes")? {
+        if let Ok(id) = name.parse() {
+            shims.entry(id).or_default().push(pid);
+        }
+    }
+    let mut records = Vec::new();
+    let mut debris = BTreeSet::new();
+    for id in ground.ledger.list()? {
+        match ground.ledger.load(id) {
+            Ok(record) => records.push(record),
+            Err(error) => {
+                tracing::error!(instance = %id, error = %crate::chain(&error), "a record is not readable, its container is removed");
+                debris.insert(id);
+            }
+        }
+    }
+    let known: BTreeSet<_> = records.iter().map(Record::id).collect();
+    debris.extend(ground.cgroups.list()?);
+    debris.extend(ground.disks.list()?);
+    debris.extend(shims.keys());
+
+    let shims = &shims;
+    stream::iter(debris.difference(&known).copied())
+        .for_each_concurrent(EXAMINED_AT_ONCE, |id| async move {
+            tracing::warn!(instance = %id, "removing what no record knows of");
+            adopt::end_all(ground, id, shims.get(&id).map_or(&[][..], Vec::as_slice)).await;
+            if let Err(error) = ground.ledger.erase(id) {
+                tracing::error!(instance = %id, error = %crate::chain(&error), "cannot remove a directory");
+            }
+        })
+        .await;
+    Ok(stream::iter(records)
+        .map(|record| async move {
+            let finding = adopt::examine(ground, &record, shims).await;
+            (record, finding)
+        })
+        .buffer_unordered(EXAMINED_AT_ONCE)
+        .collect()
+        .await)
+}

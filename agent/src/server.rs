@@ -1,0 +1,180 @@
+//! The agent API over HTTP/1.1: on a Unix socket for the uids that are allowed, and over TLS for
+//! clients with a certificate. Exactly the routes of `mogok_api::agent`.
+//!
+//! Invariant: every body, connection count and wait is bounded, and every refusal is an `ApiError`.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::blobs;
+use crate::node::Node;
+use crate::reconcile::Wanted;
+
+mod routes;
+
+pub use routes::Refusal;
+
+/// Connections at once, on both listeners together.
+const CONNECTIONS: usize = 512;
+/// A client that does not finish its handshake or its headers by then is dropped.
+const HEADERS: Duration = Duration::from_secs(10);
+/// Bytes of a desired message: thousands of instances with large environments.
+const DESIRED_BYTES: usize = 64 << 20;
+/// After an error of accept (no descriptor left, say).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the handlers need.
+#[derive(Debug)]
+pub struct Api {
+    pub node: Arc<Node>,
+    pub wanted: Arc<Wanted>,
+}
+
+/// The routes of the contract.
+pub fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/v1/node", get(routes::node))
+        .route("/v1/desired", post(routes::desired).layer(DefaultBodyLimit::max(DESIRED_BYTES)))
+        .route("/v1/instances", get(routes::instances))
+        .route("/v1/instances/{id}", get(routes::instance))
+        .route("/v1/instances/{id}/logs", get(routes::instance_logs))
+        .route("/v1/events", get(routes::events))
+        .route("/v1/logs", get(routes::logs))
+        .route(
+            "/v1/blobs/{digest}",
+            get(blobs::get)
+                .put(blobs::put)
+                // Bounded by the store, which counts as it writes.
+                .layer(DefaultBodyLimit::disable())
+                .delete(blobs::delete),
+        )
+        .fallback(routes::unknown)
+        .with_state(api)
+}
+
+/// The socket cannot be served on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("cannot {operation} the socket {path}", path = path.display())]
+    Socket { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("another agent serves the socket {path}: stop it first", path = .0.display())]
+    InUse(PathBuf),
+}
+
+/// Binds the Unix socket, in place of one that nobody serves any more. Mode 0600, or 0666 where other
+/// uids are let in: then the credentials of each peer decide.
+///
+/// # Errors
+/// When it is served already, or cannot be bound.
+pub async fn bind_unix(path: &Path, others: bool) -> Result<UnixListener, ServerError> {
+    let failed = |operation| {
+        let path = path.to_owned();
+        move |source| ServerError::Socket { operation, path, source }
+    };
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(ServerError::InUse(path.to_owned()));
+    }
+    // Bound under another name and moved: the socket has its mode from the moment it can be found.
+    let beside = path.with_extension("new");
+    for stale in [&beside, path] {
+        match std::fs::remove_file(stale) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("replace")(error)),
+            _ => {}
+        }
+    }
+    let listener = UnixListener::bind(&beside).map_err(failed("bind"))?;
+    let mode = if others { 0o666 } else { 0o600 };
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(mode))
+        .map_err(failed("set the mode of"))?;
+    std::fs::rename(&beside, path).map_err(failed("place"))?;
+    Ok(listener)
+}
+
+/// Serves connections; made once and shared by the listeners.
+#[derive(Debug, Clone)]
+pub struct Server {
+    router: Router,
+    connections: Arc<Semaphore>,
+}
+
+impl Server {
+    #[must_use]
+    pub fn new(api: Arc<Api>) -> Self {
+        Self { router: router(api), connections: Arc::new(Semaphore::new(CONNECTIONS)) }
+    }
+
+    /// Answers peers of uid 0 and `allowed` (`SO_PEERCRED`); hangs up on others.
+    pub async fn serve_unix(self, listener: UnixListener, allowed: Vec<u32>) {
+        loop {
+            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            match stream.peer_cred() {
+                Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => {
+                    let router = self.router.clone();
+                    tokio::spawn(async move {
+                        serve(router, stream).await;
+                        drop(permit);
+                    });
+                }
+                Ok(peer) => tracing::warn!(uid = peer.uid(), "a peer is not allowed on the socket"),
+                Err(error) => tracing::warn!(%error, "a peer has no credentials"),
+            }
+        }
+    }
+
+    /// Answers clients that the acceptor lets in.
+    pub async fn serve_tls(self, listener: TcpListener, acceptor: TlsAcceptor) {
+        loop {
+            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let (router, acceptor) = (self.router.clone(), acceptor.clone());
+            tokio::spawn(async move {
+                match tokio::time::timeout(HEADERS, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => serve(router, stream).await,
+                    Ok(Err(error)) => tracing::warn!(%peer, %error, "a client was not let in"),
+                    Err(_) => tracing::warn!(%peer, "a client did not finish its handshake"),
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(router: Router, stream: S) {
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+    if let Err(error) = served {
+        // A client that hangs up in the middle of a stream is no fault.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

@@ -1,0 +1,144 @@
+//! Spawning a shim: a new session with nothing of the agent's but the descriptors it is given, so
+//! that neither the agent's death nor a signal to its group reaches it.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mogok_shim::protocol::{Report, StepFailed};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::SigSet;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe;
+
+use super::Process;
+
+/// A report is one line; this is more than any.
+const REPORT_LIMIT: u64 = 64 * 1024;
+/// The descriptor the container's network namespace travels as.
+const NETNS_FD: i32 = 3;
+
+/// A container could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("{0}")]
+    Step(StepFailed),
+    #[error("cannot {operation} for the shim of {dir}", dir = dir.display())]
+    Io { operation: &'static str, dir: PathBuf, source: io::Error },
+    #[error("cannot execute {program}", program = program.display())]
+    Spawn { program: PathBuf, source: io::Error },
+    #[error("the shim said nothing within {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the shim ended without a report, see {log}", log = log.display())]
+    NoReport { log: PathBuf },
+    #[error("the shim's report is not readable: {0:?}")]
+    BadReport(String),
+}
+
+/// A shim that was spawned and has not reported yet.
+#[derive(Debug)]
+pub struct Launched {
+    pub process: Process,
+    report: pipe::Receiver,
+    dir: PathBuf,
+}
+
+/// Executes `program run --state-dir DIR [--netns-fd 3]` in a new session: stdin is `/dev/null`, stdout a
+/// pipe that carries the report, stderr `DIR/shim.log`.
+///
+/// # Errors
+/// When a descriptor or the process cannot be made; nothing runs then.
+pub fn launch(program: &Path, dir: &Path, netns: Option<BorrowedFd<'_>>) -> Result<Launched, LaunchError> {
+    let failed = |operation| {
+        let dir = dir.to_owned();
+        move |source: io::Error| LaunchError::Io { operation, dir, source }
+    };
+    let (reader, writer) = io::pipe().map_err(failed("make a pipe"))?;
+    let null = OpenOptions::new().read(true).open("/dev/null").map_err(failed("open /dev/null"))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(dir.join("shim.log"))
+        .map_err(failed("open shim.log"))?;
+
+    let spawned =
+        |error: nix::Error| LaunchError::Spawn { program: program.to_owned(), source: error.into() };
+    let mut files = PosixSpawnFileActions::init().map_err(spawned)?;
+    files.add_dup2(null.as_raw_fd(), 0).map_err(spawned)?;
+    files.add_dup2(writer.as_raw_fd(), 1).map_err(spawned)?;
+    files.add_dup2(log.as_raw_fd(), 2).map_err(spawned)?;
+    // Last, because 3 may be the number of one of those above. All the agent's descriptors are close-on-exec;
+    // a dup2 onto its own number clears that (posix_spawn_file_actions_adddup2(3), glibc 2.29).
+    if let Some(netns) = netns {
+        files.add_dup2(netns.as_raw_fd(), NETNS_FD).map_err(spawned)?;
+    }
+    let mut attributes = PosixSpawnAttr::init().map_err(spawned)?;
+    // Rust ignores SIGPIPE and that would be inherited; the mask of this thread likewise.
+    attributes.set_sigdefault(&SigSet::all()).map_err(spawned)?;
+    attributes.set_sigmask(&SigSet::empty()).map_err(spawned)?;
+    attributes
+        .set_flags(
+            PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+                | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
+                | PosixSpawnFlags::from_bits_retain(i32::from(libc::POSIX_SPAWN_SETSID)),
+        )
+        .map_err(spawned)?;
+
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|source| spawn_error(program, source.into()));
+    let mut arguments = vec![
+        text(program.as_os_str().as_bytes())?,
+        text(b"run")?,
+        text(b"--state-dir")?,
+        text(dir.as_os_str().as_bytes())?,
+    ];
+    if netns.is_some() {
+        arguments.extend([text(b"--netns-fd")?, text(NETNS_FD.to_string().as_bytes())?]);
+    }
+    let environment = [text(b"PATH=/usr/sbin:/usr/bin:/sbin:/bin")?];
+    let pid = posix_spawn(program, &files, &attributes, &arguments, &environment).map_err(spawned)?;
+    drop(writer);
+
+    // It is a child that nobody has waited for, so the pid is its own.
+    let process = Process::open(pid.as_raw(), None)
+        .map_err(failed("open a pidfd"))?
+        .ok_or_else(|| LaunchError::NoReport { log: dir.join("shim.log") })?;
+    let report = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed("watch the pipe"))?;
+    Ok(Launched { process, report, dir: dir.to_owned() })
+}
+
+fn spawn_error(program: &Path, source: io::Error) -> LaunchError {
+    LaunchError::Spawn { program: program.to_owned(), source }
+}
+
+impl Launched {
+    /// Waits for the shim's report, at most `deadline`.
+    ///
+    /// # Errors
+    /// When a step of the set-up failed, or no report comes.
+    pub async fn report(
+        self,
+        deadline: Duration,
+    ) -> (Process, Result<mogok_shim::protocol::Started, LaunchError>) {
+        let Self { process, report, dir } = self;
+        let mut line = String::new();
+        let mut reader = BufReader::new(report.take(REPORT_LIMIT));
+        let read = tokio::time::timeout(deadline, reader.read_line(&mut line)).await;
+        let outcome = match read {
+            Err(_) => Err(LaunchError::Silent(deadline)),
+            Ok(Err(source)) => Err(LaunchError::Io { operation: "read the report", dir, source }),
+            Ok(Ok(0)) => Err(LaunchError::NoReport { log: dir.join("shim.log") }),
+            Ok(Ok(_)) => match serde_json::from_str(&line) {
+                Ok(Report::Started(started)) => Ok(started),
+                Ok(Report::Failed(step)) => Err(LaunchError::Step(step)),
+                Err(_) => Err(LaunchError::BadReport(line.chars().take(200).collect())),
+            },
+        };
+        (process, outcome)
+    }
+}
