@@ -1,6 +1,8 @@
 //! What every part of the control plane shares: the store, the settings and the handles of the
 //! parts. Cheap to clone; made once at the start by [`AppState::open`].
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use crate::auth::Auth;
@@ -55,8 +57,10 @@ impl AppState {
     /// # Errors
     /// When the directory or the store cannot be used.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        let path = config.state_dir.clone();
-        std::fs::create_dir_all(&path).map_err(|source| OpenError::StateDir { path, source })?;
+        let made = std::fs::create_dir_all(&config.state_dir)
+            // Config vars, sources and packages of the tenants: for nobody else on this host.
+            .and_then(|()| std::fs::set_permissions(&config.state_dir, Permissions::from_mode(0o700)));
+        made.map_err(|source| OpenError::StateDir { path: config.state_dir.clone(), source })?;
         let store = Store::open(&config.database_url()).await?;
         let logs = LogStore::open(&config.state_dir);
         let images = mogok_images::Store::open(config.state_dir.join("store"))?;

@@ -50,7 +50,9 @@ impl Platform {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("state").display().to_string();
         let socket = dir.path().join("node.sock").display().to_string();
-        let base = ["x", "--state-dir", &state_dir, "--node-socket", &socket];
+        let mut base = vec!["x", "--state-dir", &state_dir, "--node-socket", &socket];
+        let database = postgres().await;
+        base.extend(database.iter().flat_map(|url| ["--database", url]));
         let config = Line::try_parse_from(base.iter().chain(more)).unwrap().config;
         let state = AppState::open(config).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -188,6 +190,18 @@ impl Platform {
         self.git_ok(&dir, &["commit", "-q", "-m", "first commit"]).await;
         dir
     }
+}
+
+/// A new database on the throw-away PostgreSQL server that `MOGOK_TEST_POSTGRES` names
+/// (`postgres://USER@HOST:PORT`); without one the tests run on SQLite.
+async fn postgres() -> Option<String> {
+    let server = std::env::var("MOGOK_TEST_POSTGRES").ok()?;
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::AnyPool::connect(&format!("{server}/postgres")).await.unwrap();
+    let name = format!("mogok_{}", uuid::Uuid::new_v4().simple());
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&pool).await.unwrap();
+    pool.close().await;
+    Some(format!("{server}/{name}"))
 }
 
 pub(crate) fn stderr(output: &Output) -> String {
