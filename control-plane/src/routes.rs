@@ -234,6 +234,11 @@ impl Routes {
                 _ = tick.tick() => self.heartbeat(),
             }
         }
+        self.close();
+    }
+
+    /// Ends every stream, and refuses new ones.
+    pub(crate) fn close(&self) {
         let mut inner = self.lock();
         inner.closed = true;
         inner.streams.clear();
