@@ -72,6 +72,16 @@ impl Leases {
         self.unclaimed.remove(&address.into());
     }
 
+    /// Frees the addresses of unclaimed links that have gone by themselves: those of namespaces that the
+    /// last agent had ready, which the kernel removes a moment after it.
+    pub(super) fn release_gone(&mut self, exists: impl Fn(Ipv4Addr) -> bool) {
+        let gone: Vec<u32> =
+            self.unclaimed.iter().copied().filter(|number| !exists(Ipv4Addr::from(*number))).collect();
+        for number in gone {
+            self.release_address(Ipv4Addr::from(number));
+        }
+    }
+
     pub(super) fn take_port(&mut self, usable: impl Fn(u16) -> bool) -> Result<Option<u16>, NetworkError> {
         let usable = |port| u16::try_from(port).is_ok_and(&usable);
         let taken = self.ports.take(usable).and_then(|port| u16::try_from(port).ok());
@@ -184,5 +194,15 @@ mod tests {
         leases.forget(&old.id).unwrap();
         leases.release(&old.allocation);
         assert!(leases.adopt(saved(2, 100)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_link_that_goes_by_itself_frees_its_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let [two, three] = [2, 3].map(|last| Ipv4Addr::new(10, 88, 0, last));
+        let mut leases = Leases::open(&config(dir.path()), [two, three].into_iter()).unwrap();
+        leases.release_gone(|address| address == three);
+        assert_eq!(leases.take_address().unwrap(), Some(two));
+        assert_eq!(leases.take_address().unwrap(), Some(Ipv4Addr::new(10, 88, 0, 4)));
     }
 }

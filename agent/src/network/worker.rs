@@ -257,6 +257,7 @@ impl Worker {
                 swept += 1;
             }
         }
+        self.leases.release_gone(|address| link::index(&link::name(address)).is_some());
         Ok(swept)
     }
 
