@@ -27,6 +27,8 @@ pub enum RunError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("a part of the control plane ended unexpectedly")]
     Part(#[source] tokio::task::JoinError),
+    #[error("a part of the control plane ended before it was asked to; the log says which")]
+    Ended,
 }
 
 /// Runs the control plane until `stop` is cancelled.
@@ -56,12 +58,15 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     parts.spawn(fallible("node listener", routes::serve(state.clone(), stop.clone())));
 
     let first = parts.join_next().await;
+    let asked = stop.is_cancelled();
     stop.cancel();
     let rest = tokio::time::timeout(STOP_GRACE, async { while parts.join_next().await.is_some() {} }).await;
     if rest.is_err() {
         tracing::warn!("parts did not end in time");
     }
-    first.transpose().map(|_| ()).map_err(RunError::Part)
+    first.transpose().map_err(RunError::Part)?;
+    // A supervisor restarts what fails, so an end that nobody wanted must not look like a success.
+    if asked { Ok(()) } else { Err(RunError::Ended) }
 }
 
 /// A part that can fail; its end, for whatever reason, ends the process.

@@ -4,12 +4,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use mogok_api::control::{Build, NewBuild};
-use mogok_api::error::{ApiError, ErrorCode};
+use mogok_api::error::ErrorCode;
 use mogok_api::id::BuildId;
 
 use super::extract::{Body, OwnApp};
 use super::reply::Failed;
-use crate::git::Reference;
+use crate::build;
 use crate::state::AppState;
 use crate::store::apps::AppRow;
 use crate::store::builds::{BuildRow, KEPT};
@@ -46,32 +46,8 @@ pub(super) async fn create(
     if own.app.destroying {
         return Err(WantedError::NoApp.into());
     }
-    let repository = state.repositories.repository(own.app.id).await?;
-    let push = "push first: git push mogok master";
-    let commit = match new.reference {
-        None => repository.default_commit().await?.ok_or_else(|| {
-            let message =
-                format!("nothing was pushed to {} yet, or several branches and no master", own.app.name);
-            Failed::new(
-                ErrorCode::Conflict,
-                message,
-                format!("{push}; or name one: mogok build --ref BRANCH"),
-            )
-        })?,
-        Some(text) => {
-            let reference: Reference = text.parse().map_err(|error| Failed::invalid(&error))?;
-            repository.resolve(&reference).await?.ok_or_else(|| {
-                let message = format!("{} has no branch, tag or commit {reference}", own.app.name);
-                Failed::new(ErrorCode::NotFound, message, push)
-            })?
-        }
-    };
-    // Before the build exists, so that a push with force cannot take its source away.
-    repository.keep(&commit).await?;
-    let build = state.store.create_build(own.app.id, commit.as_str()).await?;
-    tracing::info!(app = %own.app.id, build = %build.id, commit = %commit, "build requested");
-    state.wake.builds.wake();
-    Ok((StatusCode::CREATED, Json(build.shown())))
+    let build = build::request(&state, &own.app, new.reference.as_deref()).await?;
+    Ok((StatusCode::CREATED, Json(build)))
 }
 
 pub(super) async fn cancel(
@@ -80,11 +56,5 @@ pub(super) async fn cancel(
     Path((_, id)): Path<(String, String)>,
 ) -> Result<Json<Build>, Failed> {
     let build = find(&state, &own.app, &id).await?;
-    if build.state.ended() {
-        let message = format!("build {} has ended already", build.id);
-        return Err(Failed(ApiError::new(ErrorCode::Conflict, message)));
-    }
-    state.store.ask_to_cancel(build.id).await?;
-    state.wake.builds.wake();
-    Ok(Json(find(&state, &own.app, &id).await?.shown()))
+    Ok(Json(build::cancel(&state, own.app.id, build.id).await?))
 }

@@ -13,7 +13,6 @@ use crate::log_store::LogError;
 use crate::plan::OverPlan;
 use crate::store::StoreError;
 use crate::store::apps::CreateAppError;
-use crate::store::builds::CreateBuildError;
 use crate::store::wanted::WantedError;
 use crate::turn::NoTurn;
 
@@ -120,20 +119,6 @@ impl From<CreateError> for Failed {
                 "choose another name; the name of an app that is being destroyed is free when it is gone",
             ),
             error => fault(&error),
-        }
-    }
-}
-
-impl From<CreateBuildError> for Failed {
-    fn from(error: CreateBuildError) -> Self {
-        match &error {
-            CreateBuildError::Busy { .. } => Self::new(
-                ErrorCode::Conflict,
-                error.to_string(),
-                "wait for its end, or cancel it: mogok builds cancel",
-            ),
-            CreateBuildError::NoApp => WantedError::NoApp.into(),
-            CreateBuildError::Store(_) => fault(&error),
         }
     }
 }

@@ -31,21 +31,6 @@ impl Store {
         tx.commit().await.map_err(failed("mark an app as to be destroyed"))
     }
 
-    /// Asks a build to end; its runner does it. Wake `builds` afterwards.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub(crate) async fn ask_to_cancel(&self, build: BuildId) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE builds SET cancel_requested = 1 WHERE id = $1 AND state IN ('queued', 'running')",
-        )
-        .bind(build.to_string())
-        .execute(&self.pool)
-        .await
-        .map_err(failed("ask a build to end"))?;
-        Ok(())
-    }
-
     /// Does something of a destroyed app still run: an instance or a build?
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, StatusCode};
 use mogok_control_plane::git::{Commit, GitError, Repository};
+use serde_json::json;
 
 use crate::harness::{GIT, Platform, stderr};
 
@@ -143,4 +144,32 @@ async fn a_commit_is_read_without_a_checkout_and_kept_after_a_forced_push() {
     assert_eq!(repository.read_file(&commit, "sub/a file", 100).await.unwrap().unwrap(), b"content");
     let refs = p.git_ok(&dir, &["ls-remote", "mogok"]).await;
     assert!(!refs.contains("refs/mogok"), "the platform's own references are not shown: {refs}");
+}
+
+#[tokio::test]
+async fn a_pushed_commit_is_built_once_at_a_time_and_the_build_can_be_cancelled() {
+    let p = Platform::start().await;
+    let (token, dir) = pushed(&p).await;
+    let head = p.git_ok(&dir, &["rev-parse", "HEAD"]).await;
+    let path = "/v1/apps/fugafuga/builds";
+    for (reference, status) in [("nothing", 404), ("a..b", 400), ("--all", 400)] {
+        let (got, body) = p.post(path, &token, json!({ "reference": reference })).await;
+        assert_eq!(got.as_u16(), status, "{body}");
+    }
+    let (status, build) = p.post(path, &token, json!({})).await;
+    assert_eq!((status, &build["commit"]), (StatusCode::CREATED, &json!(head)), "{build}");
+    let id = build["id"].as_str().unwrap();
+    let other = p.sign_up("other@example.com").await;
+    p.create_app(&other, "another").await;
+    for method in ["", "/log", "/cancel"] {
+        let of_other = format!("/v1/apps/another/builds/{id}{method}");
+        let call = if method == "/cancel" { Method::POST } else { Method::GET };
+        assert_eq!(p.call(call, &of_other, &other, json!({})).await.0, StatusCode::NOT_FOUND, "{method}");
+    }
+    // No node is there to build it, and this commit has no Gemfile: it fails, or it is cancelled first.
+    let (status, _) = p.post(&format!("{path}/{id}/cancel"), &token, json!({})).await;
+    assert!([StatusCode::OK, StatusCode::CONFLICT].contains(&status), "{status}");
+    let (_, build) = p.get(&format!("{path}/{id}"), &token).await;
+    assert!(["cancelled", "failed"].contains(&build["state"].as_str().unwrap()), "{build}");
+    assert_eq!(p.get(path, &token).await.1.as_array().unwrap().len(), 1);
 }
