@@ -51,6 +51,9 @@ pub struct Settings {
     /// Directory of images, packages and other blobs
     #[arg(long)]
     pub store: Option<PathBuf>,
+    /// Directory of base images, which several agents may share [default: the store]
+    #[arg(long)]
+    pub image_store: Option<PathBuf>,
     /// Unix socket to serve the API on
     #[arg(long)]
     pub socket: Option<PathBuf>,
@@ -116,6 +119,7 @@ impl Settings {
             config: self.config,
             state_dir: self.state_dir.or(file.state_dir),
             store: self.store.or(file.store),
+            image_store: self.image_store.or(file.image_store),
             socket: self.socket.or(file.socket),
             tls_listen: self.tls_listen.or(file.tls_listen),
             tls_cert: self.tls_cert.or(file.tls_cert),
@@ -180,6 +184,7 @@ impl HostSettings {
 pub struct Config {
     pub state_dir: PathBuf,
     pub store: PathBuf,
+    pub image_store: PathBuf,
     pub socket: PathBuf,
     pub tls: Option<TlsFiles>,
     pub allow_uids: Vec<u32>,
@@ -207,9 +212,11 @@ impl Config {
             Some(shim) => absolute(shim)?,
             None => std::env::current_exe().map_err(ConfigError::Program)?.with_file_name("mogok-shim"),
         };
+        let store = absolute(settings.store.ok_or(ConfigError::Missing("store"))?)?;
         Ok(Self {
             state_dir,
-            store: absolute(settings.store.ok_or(ConfigError::Missing("store"))?)?,
+            image_store: settings.image_store.map_or_else(|| Ok(store.clone()), absolute)?,
+            store,
             socket: absolute(settings.socket.ok_or(ConfigError::Missing("socket"))?)?,
             tls,
             allow_uids: settings.allow_uid,

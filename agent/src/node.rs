@@ -43,7 +43,10 @@ pub struct Node {
     pub id: NodeId,
     pub ground: Arc<Ground>,
     pub network: Network,
+    /// Blobs and the trees of packages.
     pub store: Store,
+    /// Base images; may be the same store, and is only read.
+    pub images: Store,
     pub events: Events,
     pub logs: Arc<Logs>,
     pub uids: Mutex<UidRanges>,
@@ -73,7 +76,7 @@ impl Node {
     /// # Errors
     /// When the images cannot be listed.
     pub fn info(&self) -> Result<NodeInfo, StoreError> {
-        let images = self.store.images()?;
+        let images = self.images.images()?;
         Ok(NodeInfo {
             id: self.id,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),

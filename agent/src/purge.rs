@@ -31,8 +31,9 @@ pub async fn purge(state_dir: &Path) -> Result<()> {
     }
     for entry in std::fs::read_dir(state_dir)? {
         let path = entry?.path();
-        // Held by this process, so that no agent starts in the middle.
-        if path.file_name().is_some_and(|name| name == "lock") {
+        // The lock is held by this process, so that no agent starts in the middle. The id stays: whoever
+        // comes back here is the same node to the control plane.
+        if path.file_name().is_some_and(|name| name == "lock" || name == "node-id") {
             continue;
         }
         let removed =

@@ -102,6 +102,7 @@ async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
         id: node::node_id(&state_dir, config.node_id).context("cannot tell the node's id")?,
         network,
         store: Store::open(&config.store).context("cannot open the blob store")?,
+        images: Store::open(&config.image_store).context("cannot open the image store")?,
         events: Events::default(),
         logs: Arc::new(logs),
         uids: Mutex::new(uids),

@@ -142,9 +142,10 @@ impl Instance {
         let spec = self.record.spec.clone();
         let id_base = self.record.uid_base;
 
+        let images = self.node.images.clone();
         let store = self.node.store.clone();
         let wanted = spec.clone();
-        let layers = tokio::task::spawn_blocking(move || layers(&store, &wanted)).await??;
+        let layers = tokio::task::spawn_blocking(move || layers(&images, &store, &wanted)).await??;
         self.still_wanted()?;
 
         let node = self.node.clone();
@@ -221,8 +222,9 @@ struct Layers {
     mounts: Vec<(PathBuf, String)>,
 }
 
-fn layers(store: &Store, spec: &InstanceSpec) -> Result<Layers, StartError> {
-    let (digest, image) = store.image(&spec.image)?.ok_or_else(|| StartError::NoImage(spec.image.clone()))?;
+fn layers(images: &Store, store: &Store, spec: &InstanceSpec) -> Result<Layers, StartError> {
+    let (digest, image) =
+        images.image(&spec.image)?.ok_or_else(|| StartError::NoImage(spec.image.clone()))?;
     if let Some(wanted) = &spec.image_digest
         && *wanted != digest
     {

@@ -185,29 +185,22 @@ impl Layout {
             .args(["--socket".as_ref(), self.agent_socket().as_os_str()])
             .args(["--allow-uid", &self.service_id.to_string()])
             .args(["--shim".as_ref(), self.program("mogok-shim")?.as_os_str()])
-            .args(["--egress", &self.egress]);
-        self.agent_identity(&mut command);
+            .args(["--egress", &self.egress])
+            .args(["--state-dir".as_ref(), self.dir(Part::Agent).as_os_str()])
+            .args(["--store".as_ref(), self.store().as_os_str()])
+            .args(["--image-store".as_ref(), self.image_store().as_os_str()])
+            .args(["--pool", &self.pool])
+            .args(["--cgroup", &self.name]);
         if self.gem_index.is_some() {
             command.args(["--build-grant", &self.gem_address()?.to_string()]);
         }
         Ok(command)
     }
 
-    /// What `run` and `purge` must agree on.
-    fn agent_identity(&self, command: &mut Command) {
-        command
-            .args(["--state-dir".as_ref(), self.dir(Part::Agent).as_os_str()])
-            .args(["--store".as_ref(), self.store().as_os_str()])
-            .args(["--image-store".as_ref(), self.image_store().as_os_str()])
-            .args(["--pool", &self.pool])
-            .args(["--name", &self.name]);
-    }
-
     /// The command that removes everything the agent has on the host.
     pub(crate) fn purge(&self) -> Result<Command> {
         let mut command = Command::new(self.program("mogok-agent")?);
-        command.arg("purge");
-        self.agent_identity(&mut command);
+        command.arg("purge").args(["--state-dir".as_ref(), self.dir(Part::Agent).as_os_str()]);
         Ok(command)
     }
 
