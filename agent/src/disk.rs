@@ -1,5 +1,5 @@
 //! The writable disks of containers: one sparse file each that holds a fresh ext4 file system, so that
-//! size and number of files are capped by the file system itself (`docs/adr/0103-container-disks.md`).
+//! size and number of files are capped by the file system itself (`docs/adr/0012-container-disks.md`).
 //!
 //! A file system is formatted once per size and copied from then on, holes as holes. Invariant: a file
 //! `<instance>.img` is always whole; it appears by rename. All calls block, for milliseconds.

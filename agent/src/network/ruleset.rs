@@ -2,7 +2,7 @@
 //!
 //! Rules never change while the agent runs; containers are elements of sets and maps, so a packet costs
 //! the same with one container as with ten thousand, and so does an update. Pure. Only numbers and names
-//! that were checked at the edge get into the text. `docs/adr/0102-node-network.md` tells why each rule is there.
+//! that were checked at the edge get into the text. `docs/adr/0011-node-network.md` tells why each rule is there.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
