@@ -1,9 +1,13 @@
 //! `mogok-control-plane`: reads its settings, starts the logging and runs the server until SIGTERM.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use mogok_api::app::Plan;
 use mogok_control_plane::config::Config;
-use mogok_control_plane::server;
+use mogok_control_plane::store::Store;
+use mogok_control_plane::{plan, server};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -19,17 +23,38 @@ struct Arguments {
 enum Command {
     /// Serve the API, git, builds, deploys and routes until SIGTERM
     Run(Config),
+    /// Put an account on a plan; the control plane may be running
+    Plan(GrantPlan),
+}
+
+#[derive(Args)]
+struct GrantPlan {
+    /// Directory of everything the control plane keeps on disk
+    #[arg(long, env = "MOGOK_STATE_DIR")]
+    state_dir: PathBuf,
+    /// Database; an SQLite file in the state directory where absent
+    #[arg(long, env = "MOGOK_DATABASE")]
+    database: Option<String>,
+    /// The account's e-mail address
+    email: String,
+    /// free or paid
+    #[arg(value_parser = plan::parse)]
+    plan: Plan,
 }
 
 fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("MOGOK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let Command::Run(config) = Arguments::parse().command;
+    let command = Arguments::parse().command;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
+        let config = match command {
+            Command::Run(config) => config,
+            Command::Plan(grant) => return grant_plan(grant).await,
+        };
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -41,4 +66,15 @@ fn main() -> anyhow::Result<()> {
         });
         server::run(config, stop).await.context("the control plane ended")
     })
+}
+
+async fn grant_plan(grant: GrantPlan) -> anyhow::Result<()> {
+    let url = grant.database.unwrap_or_else(|| Store::sqlite_url(&grant.state_dir.join("mogok.db")));
+    let store = Store::open(&url).await?;
+    let Some((user, _)) = store.user_by_email(&grant.email).await? else {
+        anyhow::bail!("no account {:?}: 'mogok signup' makes one", grant.email)
+    };
+    store.set_plan(user.id, grant.plan).await?;
+    println!("{} is on the {} plan", grant.email, plan::name(grant.plan));
+    Ok(())
 }

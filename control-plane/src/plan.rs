@@ -28,6 +28,17 @@ pub fn name(plan: Plan) -> &'static str {
     }
 }
 
+/// The plan of this name.
+///
+/// # Errors
+/// When there is none.
+pub fn parse(text: &str) -> Result<Plan, String> {
+    [Plan::Free, Plan::Paid]
+        .into_iter()
+        .find(|plan| name(*plan) == text)
+        .ok_or_else(|| format!("no plan {text:?}: use free or paid"))
+}
+
 fn plural(count: u32) -> &'static str {
     if count == 1 { "" } else { "s" }
 }

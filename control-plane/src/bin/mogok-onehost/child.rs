@@ -27,10 +27,9 @@ pub(crate) struct Running {
 /// Starts a part in its own process group, so that Ctrl-C on the terminal reaches only the supervisor.
 pub(crate) fn start(layout: &Layout, part: Part) -> Result<Running> {
     let mut command: Command = layout.command(part)?;
-    if !Layout::privileged(part) {
-        command.uid(layout.service_id).gid(layout.service_id);
-    }
+    layout.drop_privilege(part, &mut command);
     command
+        .env("NO_COLOR", "1")
         .env("HOME", layout.dir(part))
         .current_dir(layout.dir(part))
         .process_group(0)

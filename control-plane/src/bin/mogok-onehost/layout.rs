@@ -1,23 +1,29 @@
 //! Where everything of a one-host platform is, and the command line of each of its parts.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+/// The parts run in directories of their own, so no path may depend on this process's.
+fn absolute(path: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
 /// Options of the platform; each part is told only what concerns it.
 #[derive(Debug, Args)]
 pub(crate) struct Layout {
     /// Directory of everything that the platform keeps
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     state_dir: PathBuf,
     /// Store of base images, made by mogok-image; by default STATE/store
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     image_store: Option<PathBuf>,
     /// Directory of the programs; by default that of this one
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     bin_dir: Option<PathBuf>,
     /// Where nginx listens for visitors and developers
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR:PORT")]
@@ -26,10 +32,10 @@ pub(crate) struct Layout {
     #[arg(long, requires = "tls_certificate", value_name = "ADDR:PORT")]
     tls_listen: Option<SocketAddr>,
     /// Certificate chain (PEM)
-    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    #[arg(long, requires = "tls_key", value_name = "FILE", value_parser = absolute)]
     tls_certificate: Option<PathBuf>,
     /// Private key (PEM)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     tls_key: Option<PathBuf>,
     /// Apps are hosts below this domain
     #[arg(long, default_value = "mogok.localhost", value_name = "DOMAIN")]
@@ -47,7 +53,7 @@ pub(crate) struct Layout {
     #[arg(long, default_value = "deny", value_parser = ["deny", "internet"])]
     egress: String,
     /// Static gem index that builds use instead of the public one, served on the gateway address
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     gem_index: Option<PathBuf>,
     /// Port of the gem index on the gateway address
     #[arg(long, default_value_t = 7703, value_name = "PORT")]
@@ -152,9 +158,18 @@ impl Layout {
         Ok(format!("{}:{}", self.gateway()?, self.gem_port).parse()?)
     }
 
-    /// Does the part run with root's privilege?
-    pub(crate) fn privileged(part: Part) -> bool {
-        matches!(part, Part::Agent)
+    /// Does the part start with root's privilege? nginx does for a port below 1024 and then drops it.
+    pub(crate) fn privileged(&self, part: Part) -> bool {
+        let low_port =
+            self.listen.port() < 1024 || self.tls_listen.is_some_and(|listen| listen.port() < 1024);
+        part == Part::Agent || (part == Part::Nginx && low_port)
+    }
+
+    /// Has the command run without privilege unless the part needs it.
+    pub(crate) fn drop_privilege(&self, part: Part, command: &mut Command) {
+        if !self.privileged(part) {
+            command.uid(self.service_id).gid(self.service_id);
+        }
     }
 
     pub(crate) fn ready(&self, part: Part) -> Result<Ready> {
@@ -252,6 +267,7 @@ impl Layout {
                 .args(["--tls-certificate".as_ref(), certificate.as_os_str()])
                 .args(["--tls-key".as_ref(), key.as_os_str()]);
         }
+        self.drop_privilege(Part::Nginx, &mut command);
         let output = command.output().context("cannot run mogok-router nginx-config")?;
         ensure!(
             output.status.success(),

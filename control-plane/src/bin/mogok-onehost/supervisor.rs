@@ -61,7 +61,7 @@ fn prepare(layout: &Layout) -> Result<std::path::PathBuf> {
     for part in layout.parts() {
         let dir = layout.dir(part);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let owner = if Layout::privileged(part) { 0 } else { layout.service_id };
+        let owner = if layout.privileged(part) { 0 } else { layout.service_id };
         chown(&dir, Some(owner), Some(owner)).with_context(|| format!("cannot own {}", dir.display()))?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
     }
