@@ -25,6 +25,9 @@ pub struct Config {
     /// Unix socket for routers
     #[arg(long, env = "MOGOK_NODE_SOCKET")]
     pub node_socket: PathBuf,
+    /// Group that may use the node socket, by name; the control plane's own where absent
+    #[arg(long, env = "MOGOK_NODE_SOCKET_GROUP")]
+    pub node_socket_group: Option<String>,
     /// Domain below which apps, `api` and `git` live
     #[arg(long, env = "MOGOK_BASE_DOMAIN", default_value = "mogok.localhost")]
     pub base_domain: Domain,
@@ -37,9 +40,18 @@ pub struct Config {
     /// Database, `sqlite:PATH?mode=rwc` or `postgres://...`; an SQLite file in the state directory where absent
     #[arg(long, env = "MOGOK_DATABASE")]
     pub database: Option<String>,
-    /// An agent of the platform, `unix:/PATH`; may be given several times
+    /// An agent of the platform, `unix:/PATH` or `https://HOST:PORT`; may be given several times
     #[arg(long = "agent", env = "MOGOK_AGENTS", value_delimiter = ',')]
     pub agents: Vec<AgentAddress>,
+    /// PEM file: the certificate that `https` agents are shown, with its chain
+    #[arg(long, env = "MOGOK_AGENT_CERT", requires = "agent_key")]
+    pub agent_cert: Option<PathBuf>,
+    /// PEM file: the key of that certificate
+    #[arg(long, env = "MOGOK_AGENT_KEY", requires = "agent_ca")]
+    pub agent_key: Option<PathBuf>,
+    /// PEM file: the authorities that sign the certificates of `https` agents
+    #[arg(long, env = "MOGOK_AGENT_CA", requires = "agent_cert")]
+    pub agent_ca: Option<PathBuf>,
     /// URL of the gem mirror that builds use
     #[arg(long, env = "MOGOK_GEM_MIRROR")]
     pub gem_mirror: Option<String>,

@@ -9,9 +9,10 @@
 //! ```
 //! A node that is away keeps its containers and its place in [`Observed`]; nothing is started elsewhere.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mogok_api::agent::client::{AgentClient, ClientError};
+use mogok_api::agent::client::{AgentClient, ClientError, Identity};
 use mogok_api::id::NodeId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,19 +50,43 @@ enum SessionError {
     Logs(#[source] tokio::task::JoinError),
 }
 
+/// Why the nodes cannot be dialled at all: the settings are wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum NodesError {
+    #[error("cannot read {}", path.display())]
+    Identity { path: PathBuf, source: std::io::Error },
+    #[error("cannot use an agent of the configuration")]
+    Agent(#[source] Box<ClientError>),
+}
+
 /// Keeps every configured node in step until `stop` is cancelled.
-pub async fn run(state: AppState, stop: CancellationToken) {
+///
+/// # Errors
+/// When an agent's address or the certificate for it cannot be used; later failures are tried again.
+pub async fn run(state: AppState, stop: CancellationToken) -> Result<(), NodesError> {
+    let identity = identity(&state)?;
     let mut nodes = JoinSet::new();
     for address in state.config.agents.clone() {
-        match AgentClient::new(address.clone(), None) {
-            Ok(client) => {
-                nodes.spawn(keep(state.clone(), client, stop.clone()));
-            }
-            Err(error) => tracing::error!(%address, error = chain(&error), "cannot use an agent's address"),
-        }
+        let client = AgentClient::new(address, identity.as_ref());
+        let client = client.map_err(|error| NodesError::Agent(Box::new(error)))?;
+        nodes.spawn(keep(state.clone(), client, stop.clone()));
     }
     stop.cancelled().await;
     while nodes.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// What `https` agents are shown, where it is configured.
+fn identity(state: &AppState) -> Result<Option<Identity>, NodesError> {
+    let config = &state.config;
+    let (Some(certificate), Some(key), Some(ca)) = (&config.agent_cert, &config.agent_key, &config.agent_ca)
+    else {
+        return Ok(None);
+    };
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| NodesError::Identity { path: path.to_owned(), source })
+    };
+    Ok(Some(Identity { certificate: read(certificate)?, key: read(key)?, ca: read(ca)? }))
 }
 
 /// One node: a session after the other.
@@ -112,7 +137,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Where a node's own state is kept on disk.
-fn cursor_path(state: &AppState, node: NodeId) -> std::path::PathBuf {
+fn cursor_path(state: &AppState, node: NodeId) -> PathBuf {
     state.config.state_dir.join("nodes").join(format!("{node}.cursor"))
 }
 

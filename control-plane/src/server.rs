@@ -52,7 +52,7 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     let mut parts = JoinSet::new();
     parts.spawn(listener::run(state.clone(), listener, stop.clone()));
     parts.spawn(build::run(state.clone(), stop.clone()));
-    parts.spawn(node::run(state.clone(), stop.clone()));
+    parts.spawn(fallible("nodes", node::run(state.clone(), stop.clone())));
     parts.spawn(state.routes.clone().run(stop.clone()));
     parts.spawn(fallible("reconciler", reconcile::run(state.clone(), stop.clone())));
     parts.spawn(fallible("node listener", routes::serve(state.clone(), stop.clone())));

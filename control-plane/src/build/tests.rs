@@ -57,7 +57,7 @@ fn run_parts(state: &AppState) -> DropGuard {
         let (state, stop, died) = (state.clone(), stop.clone(), stop.clone());
         tokio::spawn(async move {
             let work = async {
-                if part == 0 { run(state, stop).await } else { crate::node::run(state, stop).await }
+                if part == 0 { run(state, stop).await } else { crate::node::run(state, stop).await.unwrap() }
             };
             tokio::select! { biased; () = died.cancelled() => {}, () = work => {} }
         });

@@ -214,3 +214,78 @@ impl<'a> Intake<'a> {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use mogok_api::name::AppName;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    async fn state(dir: &std::path::Path) -> AppState {
+        let dir = dir.display().to_string();
+        let line = ["x", "--state-dir", &dir, "--node-socket", "/nowhere/node.sock"];
+        AppState::open(Line::try_parse_from(line).unwrap().config).await.unwrap()
+    }
+
+    fn record(
+        app: &AppName,
+        instance: InstanceId,
+        at: chrono::DateTime<chrono::Utc>,
+        line: &str,
+    ) -> LogRecord {
+        LogRecord {
+            cursor: "1".to_owned(),
+            at,
+            instance,
+            app: app.clone(),
+            process: "web.1".parse().unwrap(),
+            stream: LogStream::Stdout,
+            line: line.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_comes_again_is_recognised_line_by_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path()).await;
+        let user = state.store.create_user("a@example.com", "hash").await.unwrap();
+        let app = state.store.create_app(user.id, &"fugafuga".parse().unwrap(), "secret").await.unwrap();
+        let (instance, at) = (InstanceId::new(), crate::store::now());
+        let later = at + chrono::TimeDelta::microseconds(1);
+        let lines = |texts: &[(chrono::DateTime<chrono::Utc>, &str)]| -> Vec<_> {
+            texts.iter().map(|(at, text)| record(&app.name, instance, *at, text)).collect()
+        };
+        // Died behind the append: the cursor was not kept. Two lines of one instant are two lines.
+        Intake::new(&state).take(lines(&[(at, "a\0"), (at, "b")])).await.unwrap();
+        state.logs.append(app.id, at, LogSource::Router, "router", "between").unwrap();
+        let again = lines(&[(at, "a\0"), (at, "b"), (at, "c"), (later, "b")]);
+        Intake::new(&state).take(again).await.unwrap();
+        let log = state.logs.read_last(app.id, 100, Filter::default()).await.unwrap();
+        let own: Vec<_> = log.iter().filter(|line| line.source == LogSource::App).collect();
+        assert_eq!(own.len(), 4, "{own:?}");
+        assert_eq!((own[2].line.as_str(), own[3].line.as_str()), ("c", "b"));
+    }
+
+    #[tokio::test]
+    async fn a_new_app_does_not_read_the_output_of_an_older_one_of_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path()).await;
+        let older = InstanceId::new();
+        let user = state.store.create_user("a@example.com", "hash").await.unwrap();
+        let app = state.store.create_app(user.id, &"fugafuga".parse().unwrap(), "secret").await.unwrap();
+        let own = InstanceId::new();
+        let now = crate::store::now();
+        let batch = vec![record(&app.name, older, now, "secret"), record(&app.name, own, now, "mine")];
+        Intake::new(&state).take(batch).await.unwrap();
+        let log = state.logs.read_last(app.id, 100, Filter::default()).await.unwrap();
+        assert_eq!(log.iter().map(|line| line.line.as_str()).collect::<Vec<_>>(), ["mine"]);
+    }
+}

@@ -19,6 +19,7 @@ use mogok_api::error::{ApiError, ErrorCode};
 use mogok_api::id::{AppId, RouterId};
 use mogok_api::name::AppName;
 use mogok_api::route::{RouteAck, RouteMessage, RouterLog};
+use nix::unistd::Group;
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +40,8 @@ const MAX_BODY: usize = 16 << 20;
 pub enum ListenError {
     #[error("cannot {operation} the node socket {}", path.display())]
     Socket { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("there is no group {name:?}: create it, or name another with --node-socket-group")]
+    Group { name: String },
 }
 
 /// Serves routers on the configured socket until `stop` is cancelled.
@@ -47,7 +50,7 @@ pub enum ListenError {
 /// When the socket cannot be made or served.
 pub async fn serve(state: AppState, stop: CancellationToken) -> Result<(), ListenError> {
     let path = state.config.node_socket.clone();
-    let listener = bind(&path)?;
+    let listener = bind(&path, state.config.node_socket_group.as_deref())?;
     let app = Router::new()
         .route("/v1/routes", get(routes))
         .route("/v1/routes/ack", post(ack))
@@ -59,7 +62,7 @@ pub async fn serve(state: AppState, stop: CancellationToken) -> Result<(), Liste
 }
 
 /// A socket that has its mode from the moment it can be found; one of a dead control plane is replaced.
-fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, ListenError> {
     let failed = |operation| {
         let path = path.to_owned();
         move |source| ListenError::Socket { operation, path, source }
@@ -75,6 +78,11 @@ fn bind(path: &Path) -> Result<UnixListener, ListenError> {
         _ => {}
     }
     let listener = UnixListener::bind(&new).map_err(failed("bind"))?;
+    if let Some(name) = group {
+        let unknown = || ListenError::Group { name: name.to_owned() };
+        let group = Group::from_name(name).ok().flatten().ok_or_else(unknown)?;
+        std::os::unix::fs::chown(&new, None, Some(group.gid.as_raw())).map_err(failed("set the group of"))?;
+    }
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(SOCKET_MODE))
         .map_err(failed("set the mode of"))?;
     std::fs::rename(&new, path).map_err(failed("put into place"))?;

@@ -55,7 +55,8 @@ impl Plane {
         state.routes = Routes::new(state.wake.clone(), timing);
         let stop = CancellationToken::new();
         let mut parts = tokio::task::JoinSet::new();
-        parts.spawn(node::run(state.clone(), stop.clone()));
+        let (one, two) = (state.clone(), stop.clone());
+        parts.spawn(async move { node::run(one, two).await.unwrap() });
         parts.spawn(state.routes.clone().run(stop.clone()));
         let (one, two) = (state.clone(), stop.clone());
         parts.spawn(async move { run(one, two).await.unwrap() });
