@@ -231,6 +231,12 @@ impl Sim {
             Action::Unroute(id) => {
                 let at = row(&mut self.rows, id);
                 assert_eq!(self.rows[at].wanted, Wanted::Run);
+                let rollout = Rollout::of(&self.view());
+                let up = |id| self.status(id).is_some_and(|status| status.phase == Phase::Up);
+                if rollout.olds.contains(&id) && rollout.is_up(up) {
+                    let known = rollout.web().iter().all(|id| self.applied.contains(id));
+                    assert!(known, "an old one leaves before the router knows the new");
+                }
                 self.rows[at].wanted = Wanted::Unroute;
             }
             Action::Stop(id) => {
