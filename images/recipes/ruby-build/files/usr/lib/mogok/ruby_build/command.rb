@@ -4,6 +4,7 @@ module RubyBuild
   # Runs a program with its output in the build log, and keeps the end of the output so that a
   # failure can be explained.
   class Command
+    DISK_FULL = /No space left on device|Disk quota exceeded|Errno::ENOSPC/
     KEPT_LINES = 500
     LINE_BYTES = 10_000
 
@@ -22,7 +23,14 @@ module RubyBuild
     Result = Struct.new(:status, :lines) do
       def ok? = status.success?
       def killed? = status.signaled? && status.termsig == Signal.list["KILL"]
-      def find(pattern) = lines.each { |line| (match = pattern.match(line)) and return match } && nil
+
+      # The first match in a line, or else in the whole: Bundler wraps its messages at 80 columns.
+      def find(pattern)
+        lines.each { |line| (match = pattern.match(line)) and return match }
+        pattern.match(whole)
+      end
+
+      def whole = @whole ||= lines.join(" ").squeeze(" ")
     end
 
     # `hidden` matches the lines that are not worth a place in the build log.
@@ -43,8 +51,8 @@ module RubyBuild
 
     # Failures that any step can meet.
     def self.common_reason(result, what)
-      if result.find(/No space left on device|Disk quota exceeded|Errno::ENOSPC/)
-        "disk full: the build used up the space it may use"
+      if result.find(DISK_FULL)
+        Failure::DISK_FULL
       elsif result.killed? || result.find(/Cannot allocate memory|NoMemoryError|Killed signal terminated program/)
         "#{what} was killed: it needs more memory than a build may use"
       end

@@ -76,10 +76,16 @@ module RubyBuild
       broken = result.find(/An error occurred while installing (\S+) \(([^)]+)\)/)
       broken &&= "#{broken[1]} #{broken[2]}"
       if broken && result.find(/Failed to build gem native extension/)
-        return "native extension of #{broken} did not compile"
+        return disk_was_full? ? Failure::DISK_FULL : "native extension of #{broken} did not compile"
       end
 
       known_reason(result) || (broken && "gem #{broken} could not be installed") || "bundle install failed"
+    end
+
+    # A compiler that cannot write often says so only in the log of the extension.
+    def disk_was_full?
+      logs = Dir.glob("#{bundle}/ruby/*/{gems,extensions}/**/{gem_make.out,mkmf.log,compile.log}")
+      logs.any? { |log| File.binread(log).match?(Command::DISK_FULL) }
     end
 
     def known_reason(result)
@@ -87,6 +93,8 @@ module RubyBuild
       when (match = result.find(/Could not find gem '([^']+)'/)) then "gem #{match[1]} not found in any source"
       when (match = result.find(/Could not find (\S+?) in (?:any of the sources|rubygems|locally)/))
         "gem #{match[1].delete_suffix(",")} not found in any source"
+      when (match = result.find(/Your bundle is locked to (\S+) \(([^)]+)\) from/))
+        "gem #{match[1]} #{match[2]} not found in any source"
       when (match = result.find(/Your Ruby version is ([\d.]+), but your Gemfile specified (.+)/))
         "the Gemfile asks for Ruby #{match[2]}, the platform has #{match[1]}"
       when result.find(/Your bundle only supports platforms|add the current platform to the lockfile/)

@@ -2,7 +2,9 @@
 
 module RubyBuild
   # Ends the build; the message is the reason in one line, in words the developer can act on.
-  class Failure < StandardError; end
+  class Failure < StandardError
+    DISK_FULL = "disk full: the build used up the space it may use"
+  end
 
   # The build log: a heading per step, how long it took, and one last line that sums up.
   class Log
