@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::ledger::Record;
 use crate::node::Node;
-use crate::shim::Process;
+use crate::shim::{self, Process};
 
 pub mod adopt;
 pub mod cleanup;
@@ -62,7 +62,13 @@ impl Instance {
     pub fn adopted(mut self, finding: adopt::Finding) -> Self {
         match finding {
             adopt::Finding::Idle => {}
-            adopt::Finding::Alive(process) => self.process = Some(process),
+            adopt::Finding::Alive(process) => {
+                self.process = Some(process);
+                let started = shim::read_started(&self.node.ground.ledger.dir(self.id()));
+                self.netns = started.filter(|_| self.record.allocation.is_some()).and_then(|started| {
+                    shim::network_namespace_of(started.init_pid, started.init_start_time)
+                });
+            }
             adopt::Finding::Lost => {
                 self.record.run = None;
                 self.apply(Event::Lost);

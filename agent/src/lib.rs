@@ -6,7 +6,6 @@
 
 pub mod blobs;
 pub mod cgroup;
-pub mod check;
 pub mod config;
 pub mod disk;
 pub mod events;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use mogok_agent::config::{self, Config, Settings};
-use mogok_agent::{check, inspect, purge, run};
+use mogok_agent::host::{self, Requirement};
+use mogok_agent::{inspect, purge, run};
 use mogok_api::id::InstanceId;
 use tracing_subscriber::EnvFilter;
 
@@ -56,9 +57,6 @@ enum Command {
         /// Path of mogok-shim [default: beside this program]
         #[arg(long)]
         shim: Option<PathBuf>,
-        /// Name of the cgroup that would hold all containers
-        #[arg(long, default_value = "mogok")]
-        cgroup: String,
         #[arg(long)]
         json: bool,
     },
@@ -115,13 +113,17 @@ fn execute(command: Command) -> Result<ExitCode> {
             let client = inspect::client(&agent.socket)?;
             runtime.block_on(inspect::events(&client, follow, agent.json, &mut out))?;
         }
-        Command::Check { shim, cgroup, json } => {
+        Command::Check { shim, json } => {
             let shim = match shim {
                 Some(shim) => shim,
                 None => std::env::current_exe()?.with_file_name("mogok-shim"),
             };
-            let found = check::requirements(&shim, &cgroup);
+            let mut found = host::check();
+            let missing = (!shim.is_file()).then(|| format!("there is no {}: give --shim", shim.display()));
+            found.push(Requirement { name: "shim", missing });
             if json {
+                let found: std::collections::BTreeMap<_, _> =
+                    found.iter().map(|requirement| (requirement.name, &requirement.missing)).collect();
                 serde_json::to_writer(&mut out, &found)?;
                 writeln!(out)?;
             } else {

@@ -17,6 +17,7 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::disk::Disks;
 use crate::events::Events;
+use crate::host::Facts;
 use crate::ledger::Ledger;
 use crate::ledger::uids::{NoUidRange, UidRanges};
 use crate::logs::Logs;
@@ -41,6 +42,7 @@ pub struct Ground {
 pub struct Node {
     pub config: Config,
     pub id: NodeId,
+    pub facts: Facts,
     pub ground: Arc<Ground>,
     pub network: Network,
     /// Blobs and the trees of packages.
@@ -80,12 +82,10 @@ impl Node {
         Ok(NodeInfo {
             id: self.id,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: nix::sys::utsname::uname()
-                .map(|name| name.release().to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            kernel: self.facts.kernel.clone(),
             cgroup_mode: self.ground.cgroups.mode(),
-            cpu_millis: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64) * 1000,
-            memory_bytes: nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total()),
+            cpu_millis: self.facts.cpu_millis,
+            memory_bytes: self.facts.memory_bytes,
             images: images.into_iter().map(|(name, digest)| ImageInfo { name, digest }).collect(),
             max_instances: self.config.max_instances(),
         })

@@ -23,6 +23,7 @@ use crate::cgroup::Cgroups;
 use crate::config::{self, Config};
 use crate::disk::Disks;
 use crate::events::Events;
+use crate::host::Facts;
 use crate::instance::adopt::{self, Finding, Shims};
 use crate::ledger::uids::UidRanges;
 use crate::ledger::{Ledger, Record, atomic};
@@ -84,7 +85,11 @@ async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
         .await
         .context("cannot set the network up")?;
     for id in lost {
-        tracing::error!(instance = %id, "a living container has lost its link");
+        // Nobody reaches it, and it reaches nobody: it is started anew like one that crashed.
+        tracing::error!(instance = %id, "killing a container that has lost its link");
+        if let Err(error) = ground.cgroups.open(&id).kill() {
+            tracing::error!(instance = %id, error = %crate::chain(&error), "cannot kill a container");
+        }
     }
     let swept = network.sweep().await.context("cannot sweep the network")?;
     if swept > 0 {
@@ -99,6 +104,7 @@ async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
         }
     }
     let node = Node {
+        facts: Facts::gather().context("cannot tell what this host is")?,
         id: node::node_id(&state_dir, config.node_id).context("cannot tell the node's id")?,
         network,
         store: Store::open(&config.store).context("cannot open the blob store")?,

@@ -17,7 +17,7 @@ mod launch;
 mod process;
 
 pub use launch::{LaunchError, Launched, launch};
-pub use process::{Process, boot_id, shims_below};
+pub use process::{Process, boot_id, network_namespace_of, shims_below};
 
 /// A request to a shim that is alive takes microseconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);

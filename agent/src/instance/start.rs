@@ -160,6 +160,8 @@ impl Instance {
         self.still_wanted()?;
 
         if self.netns.is_none() {
+            // An earlier agent's namespace ended with its last process, but its link and port are still held.
+            self.node.network.detach(id).await?;
             let attachment = self.node.network.attach(id, spec.kind, spec.listens).await?;
             self.netns = Some(attachment.netns);
             self.record.allocation = Some(attachment.allocation);

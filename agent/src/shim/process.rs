@@ -2,6 +2,7 @@
 //! names whoever has it now; a pidfd names this process for good, so a signal can never reach another.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -69,6 +70,7 @@ impl Process {
     /// Takes the zombie of a child away; a process that is no child of this one has another parent for that.
     fn reap(&self) {
         use std::os::fd::AsFd;
+
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         if let Err(error) = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)
             && error != rustix::io::Errno::CHILD
@@ -97,6 +99,14 @@ fn start_time_of(pid: i32) -> io::Result<Option<u64>> {
 fn parse_start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The network namespace of a process, as long as it is the one that started at `start_time`.
+#[must_use]
+pub fn network_namespace_of(pid: i32, start_time: u64) -> Option<OwnedFd> {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
+    // Asked behind the opening: a process of this pid and start time now had them then.
+    (start_time_of(pid).ok()? == Some(start_time)).then(|| namespace.into())
 }
 
 /// `/proc/sys/kernel/random/boot_id`: differs from boot to boot.
@@ -128,12 +138,10 @@ pub fn shims_below(instances: &Path) -> io::Result<Vec<(i32, String)>> {
 }
 
 fn state_dir_argument(command_line: &[u8], instances: &Path) -> Option<String> {
-    let mut arguments = command_line.split(|byte| *byte == 0).skip(1);
-    if arguments.next()? != b"run" || arguments.next()? != b"--state-dir" {
-        return None;
-    }
-    let dir = Path::new(std::str::from_utf8(arguments.next()?).ok()?);
-    let name = dir.strip_prefix(instances).ok()?.to_str()?;
+    let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    // Wherever they stand: the shim may run below a tracer or another wrapper.
+    let dir = arguments.windows(3).find(|three| three[0] == b"run" && three[1] == b"--state-dir")?[2];
+    let name = Path::new(std::str::from_utf8(dir).ok()?).strip_prefix(instances).ok()?.to_str()?;
     (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
 }
 
@@ -156,6 +164,7 @@ mod tests {
         let line = |text: &str| text.replace(' ', "\0").into_bytes();
         let of = |text: &str| state_dir_argument(&line(text), below);
         assert_eq!(of("mogok-shim run --state-dir /var/lib/m/instances/x --netns-fd 3"), Some("x".into()));
+        assert_eq!(of("strace mogok-shim run --state-dir /var/lib/m/instances/x"), Some("x".into()));
         for other in [
             "mogok-shim run --state-dir /var/lib/other/instances/x",
             "mogok-shim run --state-dir /var/lib/m/instances/x/y",
