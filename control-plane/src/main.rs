@@ -22,7 +22,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the API, git, builds, deploys and routes until SIGTERM
-    Run(Config),
+    Run(Box<Config>),
     /// Put an account on a plan; the control plane may be running
     Plan(GrantPlan),
 }
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
             tracing::info!("asked to stop");
             asked.cancel();
         });
-        server::run(config, stop).await.context("the control plane ended")
+        server::run(*config, stop).await.context("the control plane ended")
     })
 }
 
