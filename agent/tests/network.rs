@@ -1,7 +1,7 @@
 //! Who reaches whom, on the real kernel. No packet leaves the namespaces that a test makes for itself.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking, their helpers too")]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -152,6 +152,31 @@ fn a_container_cannot_send_as_another() {
 }
 
 #[test]
+fn no_container_fills_the_connection_table() {
+    on_a_host_of_its_own(async |lab| {
+        let config = NetworkConfig { egress: Egress::Internet, ..lab.config() };
+        let network = Network::start(&config).await.unwrap();
+        let elsewhere = Elsewhere::new();
+        inside(elsewhere.netns(), || serve(80));
+        let (_, greedy) = web(&network).await;
+        let (_, modest) = web(&network).await;
+        let target = Ipv4Addr::new(11, 0, 0, 2);
+        inside(&greedy.netns, move || {
+            for port in 10_000..15_000 {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+                let _ = socket.send_to(b"x", (target, 9));
+            }
+        });
+        let tracked = std::fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").unwrap();
+        let entries = tracked.lines().nth(1).and_then(|line| line.split_whitespace().next()).unwrap();
+        let entries = usize::from_str_radix(entries, 16).unwrap();
+        assert!((4000..4200).contains(&entries), "{entries} connections are tracked");
+        assert!(!reaches(&greedy.netns, (target, 80)));
+        assert!(reaches(&modest.netns, (target, 80)));
+    });
+}
+
+#[test]
 fn a_container_has_no_ipv6() {
     on_a_host_of_its_own(async |lab| {
         let network = lab.start().await;
@@ -214,6 +239,7 @@ fn containers_live_on_through_a_restart() {
         let (gone_id, gone) = web(&network).await;
         let (orphan_id, orphan) = web(&network).await;
         let (mut stream, _) = dial(endpoint(&kept.allocation)).unwrap();
+        let (mut stale, _) = dial(endpoint(&orphan.allocation)).unwrap();
         drop(network);
         run("ip", &["link", "del", &gone.allocation.link]).unwrap();
 
@@ -228,7 +254,10 @@ fn containers_live_on_through_a_restart() {
         assert!(matches!(error, NetworkError::LinkGone { .. }));
         network.restore(id, App, &kept.allocation).await.unwrap();
 
+        // Nobody has claimed this one: its port is nobody's, also for connections of before.
         assert!(dial(endpoint(&orphan.allocation)).is_err());
+        stale.write_all(b"ping").unwrap();
+        assert_eq!(stale.read(&mut [0; 4]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         let (_, fresh) = web(&network).await;
         assert_ne!(fresh.allocation.address, orphan.allocation.address);
         network.restore(orphan_id, App, &orphan.allocation).await.unwrap();

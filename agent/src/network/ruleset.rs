@@ -71,8 +71,11 @@ impl Ruleset {
     }
 
     /// Replaces the table, if any, in one transaction.
+    ///
+    /// Containers are matched by the group of their links; in the output hook by the pool, because there
+    /// the interface is still the one from before the translation of the address (lo).
     pub(super) fn whole<'a>(&self, entries: impl Iterator<Item = &'a Entry> + Clone) -> String {
-        let (table, group, gateway) = (&self.table, self.group(), self.pool.gateway());
+        let (table, group, pool, gateway) = (&self.table, self.group(), self.pool, self.pool.gateway());
         let internet = self.egress == Egress::Internet;
         let ports = elements(entries.clone().filter_map(|entry| {
             let allocation = &entry.allocation;
@@ -99,9 +102,8 @@ impl Ruleset {
         let postrouting = if internet {
             format!(
                 "chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
-                   ip saddr {} meta oifgroup != {group} masquerade
-                 }}",
-                self.pool
+                   ip saddr {pool} meta oifgroup != {group} masquerade
+                 }}"
             )
         } else {
             String::new()
@@ -132,7 +134,7 @@ table inet {table} {{
   }}
   {postrouting}
   chain output {{ type filter hook output priority filter; policy accept;
-    meta oifgroup {group} meta l4proto tcp ct status dnat ct original proto-dst . ip daddr != @published reject with tcp reset
+    ip daddr {pool} meta l4proto tcp ct direction original ct status dnat ct original proto-dst . ip daddr != @published reject with tcp reset
   }}
   chain input {{ type filter hook input priority filter; policy accept;
     meta iifgroup != {group} return
