@@ -94,7 +94,7 @@ pub async fn put(
 pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
     let digest = digest(&name)?;
     if api.wanted.needs(&digest).await || in_use(&api, &digest) {
-        let message = format!("blob {digest} is in use by an instance of this node");
+        let message = format!("blob {digest} is in use by an instance or an image of this node");
         return Err(Refusal(
             ApiError::new(ErrorCode::Conflict, message).remedy("wait until the instance is removed"),
         ));
@@ -108,9 +108,13 @@ pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Re
     }
 }
 
-/// Does an instance that is still there, wanted or not, have this blob mounted?
+/// Is it an image, or does an instance that is still there, wanted or not, have it mounted?
 fn in_use(api: &Api, digest: &Digest) -> bool {
     let node = &api.node;
+    // One that cannot be asked about is not removed.
+    if node.store.images().map_or(true, |images| images.iter().any(|(_, image)| image == digest)) {
+        return true;
+    }
     node.events.statuses().iter().any(|status| {
         let record = node.ground.ledger.load(status.id);
         record.is_ok_and(|record| crate::node::blobs_of(&record.spec).any(|used| used == digest))

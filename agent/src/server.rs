@@ -62,6 +62,7 @@ pub fn router(api: Arc<Api>) -> Router {
                 .delete(blobs::delete),
         )
         .fallback(routes::unknown)
+        .method_not_allowed_fallback(routes::no_method)
         .with_state(api)
 }
 

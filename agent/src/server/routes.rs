@@ -163,3 +163,7 @@ pub(super) async fn events(State(api): State<Arc<Api>>, query: Streamed) -> Resu
 pub(super) async fn unknown() -> Refusal {
     Refusal(ApiError::new(ErrorCode::NotFound, "there is nothing at this path"))
 }
+
+pub(super) async fn no_method() -> Refusal {
+    Refusal::invalid("this path does not answer that method")
+}

@@ -26,6 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Host {
     dir: tempfile::TempDir,
     shim: PathBuf,
+    arguments: Vec<String>,
     cgroup: String,
     epoch: Epoch,
     version: u64,
@@ -51,6 +52,12 @@ fn prerequisites() -> Result<PathBuf, String> {
 
 /// Runs a test on a node of its own.
 pub(crate) fn on_a_node(test: impl AsyncFnOnce(&mut Host) + Send + 'static) {
+    on_a_node_with(&[], test);
+}
+
+/// The same, with more arguments for the agent.
+pub(crate) fn on_a_node_with(arguments: &[&str], test: impl AsyncFnOnce(&mut Host) + Send + 'static) {
+    let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let shim = match prerequisites() {
         Ok(shim) => shim,
         Err(reason) => return eprintln!("SKIP: {reason}"),
@@ -62,7 +69,7 @@ pub(crate) fn on_a_node(test: impl AsyncFnOnce(&mut Host) + Send + 'static) {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut host = Host::new(shim);
+            let mut host = Host::new(shim, arguments);
             host.start().await;
             test(&mut host).await;
             host.leave_nothing();
@@ -74,14 +81,18 @@ pub(crate) fn on_a_node(test: impl AsyncFnOnce(&mut Host) + Send + 'static) {
 }
 
 impl Host {
-    fn new(shim: PathBuf) -> Self {
+    fn new(shim: PathBuf, arguments: Vec<String>) -> Self {
         let dir = tempfile::Builder::new().prefix("agent-").tempdir_in("/tmp").unwrap();
         make_image(dir.path());
         let socket = dir.path().join("agent.sock");
         let client = AgentClient::new(AgentAddress::Unix(socket), None).unwrap();
         let tail: String = dir.path().to_string_lossy().chars().rev().take(6).collect();
         let cgroup = format!("mogok-life-{}-{tail}", std::process::id());
-        Self { dir, shim, cgroup, epoch: Epoch::new(), version: 0, agent: None, client }
+        Self { dir, shim, arguments, cgroup, epoch: Epoch::new(), version: 0, agent: None, client }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -98,6 +109,7 @@ impl Host {
             .args(["--socket".as_ref(), self.dir.path().join("agent.sock").as_os_str()])
             .args(["--shim".as_ref(), self.shim.as_os_str()])
             .args(["--pool", "10.91.0.0/24", "--cgroup", &self.cgroup])
+            .args(&self.arguments)
             .env("RUST_LOG", "info")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -201,7 +213,7 @@ impl Host {
         let left: Vec<_> = std::fs::read_dir(self.state_dir())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
-            .filter(|name| name != "lock")
+            .filter(|name| name != "lock" && name != "node-id")
             .collect();
         assert!(left.is_empty(), "left in the state directory: {left:?}");
         let links = std::fs::read_dir("/sys/class/net").map_or(0, Iterator::count);

@@ -1,0 +1,6 @@
+//! A whole node on the real kernel: a real agent with real shims, in a network namespace of its own.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking, their helpers too")]
+
+mod api;
+mod host;
+mod life;
