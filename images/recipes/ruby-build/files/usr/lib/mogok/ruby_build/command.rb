@@ -4,7 +4,7 @@ module RubyBuild
   # Runs a program with its output in the build log, and keeps the end of the output so that a
   # failure can be explained.
   class Command
-    DISK_FULL = /No space left on device|Disk quota exceeded|Errno::ENOSPC/
+    DISK_FULL = /No space left on device|insufficient space remaining|Disk quota exceeded|Errno::ENOSPC/
     KEPT_LINES = 500
     LINE_BYTES = 10_000
 
