@@ -11,6 +11,7 @@ run() {
   "$@" -- --show-output 2>&1 | tee -a "$log" | grep -E --line-buffered '^(test |test result|error|warning|failures:|thread|SKIP|---- )|panicked|assertion|Running' || true
   [ "${PIPESTATUS[0]}" = 0 ] || { tail -n 200 "$log"; echo "FAILED: $*"; exit 1; }
 }
+export RUST_BACKTRACE=0
 run cargo test --workspace --exclude mogok-tests
 run cargo test -p mogok-tests
 if grep -q '^SKIP' "$log"; then

@@ -81,7 +81,7 @@ impl Store {
     /// trees: they are not synced when they are made, so a power loss may have torn them. They are
     /// unpacked again when they are needed.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let store = Self { root: root.into() };
+        let mut store = Self { root: root.into() };
         for dir in ["blobs/sha256", "trees", "packages", "images", "tmp"] {
             let dir = store.root.join(dir);
             fs::DirBuilder::new()
@@ -92,6 +92,8 @@ impl Store {
         }
         fs::set_permissions(&store.root, fs::Permissions::from_mode(0o700))
             .map_err(|e| StoreError::io("set the mode of", &store.root, e))?;
+        // Its paths are handed to programs that refuse links and `..` on the way.
+        store.root = store.root.canonicalize().map_err(|e| StoreError::io("resolve", &store.root, e))?;
         store.sweep()?;
         Ok(store)
     }
