@@ -39,6 +39,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEP: Duration = Duration::from_secs(60);
 /// How long it is kept when nobody has read it.
 const KEEP_UNREAD: Duration = Duration::from_secs(900);
+/// Looks at a log before its instance goes: more than its bounds let it hold.
+const RETIRE_ROUNDS: usize = 1000;
 /// Bounds of the platform's words about one instance.
 const WORDS: Bounds = Bounds { file_bytes: 64 * 1024, files: 2 };
 /// Lines shown of an ended run, and bytes of each.
@@ -90,7 +92,12 @@ impl Logs {
     /// # Errors
     /// When its directory cannot be put among the gone ones.
     pub fn retire(&self, id: InstanceId) -> Result<(), LedgerError> {
-        self.collect(id);
+        // Nobody writes any more, so this ends; the bound is against a fault that would keep it from that.
+        for _ in 0..RETIRE_ROUNDS {
+            if !self.collect(id) {
+                break;
+            }
+        }
         let mut collector = held(&self.collector);
         collector.forget(id);
         self.ledger.retire(id)?;
