@@ -207,6 +207,39 @@ impl Host {
         answer
     }
 
+    /// The v2 cgroup that holds all containers of this node.
+    fn cgroup_dir(&self) -> PathBuf {
+        let found = Command::new("find")
+            .args(["/sys/fs/cgroup", "-path", "*/unified/*", "-name", &self.cgroup])
+            .output()
+            .unwrap();
+        let unified = String::from_utf8(found.stdout).unwrap();
+        let found = match unified.lines().next() {
+            Some(path) => path.to_owned(),
+            None => {
+                let all =
+                    Command::new("find").args(["/sys/fs/cgroup", "-name", &self.cgroup]).output().unwrap();
+                String::from_utf8(all.stdout).unwrap().lines().next().unwrap().to_owned()
+            }
+        };
+        found.into()
+    }
+
+    /// Names of the cgroups of containers.
+    pub(crate) fn containers(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.cgroup_dir()).unwrap().map(Result::unwrap);
+        entries
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect()
+    }
+
+    /// Processes of a container.
+    pub(crate) fn processes(&self, id: InstanceId) -> Vec<i32> {
+        let procs = std::fs::read_to_string(self.cgroup_dir().join(id.to_string()).join("cgroup.procs"));
+        procs.unwrap().lines().map(|pid| pid.parse().unwrap()).collect()
+    }
+
     /// Takes the node down as an operator would, and looks for what is left.
     fn leave_nothing(&mut self) {
         self.purge();

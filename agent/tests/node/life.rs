@@ -271,3 +271,28 @@ fn debris_without_a_record_is_removed() {
         }
     });
 }
+
+#[test]
+fn an_agent_that_is_killed_at_any_moment_converges() {
+    on_a_node(async |host| {
+        let mut old: Option<InstanceSpec> = None;
+        for moment in (0..12).map(|n| std::time::Duration::from_millis(n * 25)) {
+            let new = instance("echo begun; trap 'exit 0' TERM; while true; do sleep 0.05; done");
+            // Starts one and stops one, and dies in the middle of both.
+            host.want(std::slice::from_ref(&new)).await;
+            tokio::time::sleep(moment).await;
+            host.end(Signal::SIGKILL);
+            host.start().await;
+            host.until_phase(new.id, Phase::Up).await;
+            if let Some(old) = old.replace(new.clone()) {
+                host.until_gone(old.id).await;
+            }
+            // Once, whatever was found of the first attempt: an init, a shell and its sleep.
+            let pids = host.processes(new.id);
+            let detail = host.client.instance(new.id).await.unwrap();
+            assert!(pids.contains(&detail.pid.unwrap()) && pids.len() <= 3, "after {moment:?}: {pids:?}");
+            assert_eq!((detail.status.restarts, detail.status.failure), (0, None), "after {moment:?}");
+            assert_eq!(host.containers(), [new.id.to_string()], "after {moment:?}");
+        }
+    });
+}
