@@ -111,7 +111,6 @@ impl Host {
             .args(["--pool", "10.91.0.0/24", "--cgroup", &self.cgroup])
             .args(&self.arguments)
             .env("RUST_LOG", "info")
-            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
