@@ -2,6 +2,13 @@
 //! [`protocol`] it speaks, a [`client`] of it, and the system calls ([`sys`]) beyond safe wrappers.
 
 pub mod client;
+mod privilege;
 pub mod protocol;
+pub mod run;
+mod sandbox;
+pub mod seccomp;
 pub mod spec;
+mod state_dir;
+pub mod step;
+mod supervise;
 pub mod sys;

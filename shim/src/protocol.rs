@@ -40,11 +40,14 @@ pub struct Started {
 
 /// A step of the set-up failed; nothing of the container is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{step}: {}", std::io::Error::from_raw_os_error(*errno))]
+#[error("{step}: {detail}{}{}", if detail.is_empty() { "" } else { ": " }, std::io::Error::from_raw_os_error(*errno))]
 pub struct StepFailed {
     /// The step by name, as in `docs/sandbox.md`.
     pub step: String,
     pub errno: i32,
+    /// What the step was about: a path, an option. May be empty.
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// How the program ended. `code` and `signal` exclude each other.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub mod check;
+
 /// Names of the files in a container's state directory.
 pub mod file {
     /// [`super::Spec`] as JSON, written by the agent before the shim starts.

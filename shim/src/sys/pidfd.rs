@@ -4,7 +4,6 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::signal::queued;
 
@@ -48,9 +47,39 @@ pub fn queue_signal(pidfd: impl AsFd, signal: i32, value: i32) -> Result<(), Err
 ///
 /// # Errors
 /// `ECHILD` when it is no child of ours or was waited for before.
-pub fn try_wait(pidfd: impl AsFd) -> Result<Option<WaitStatus>, Errno> {
-    match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)? {
-        WaitStatus::StillAlive => Ok(None),
-        status => Ok(Some(status)),
+pub fn try_wait(pidfd: impl AsFd) -> Result<Option<Ended>, Errno> {
+    wait(libc::P_PIDFD, pidfd.as_fd().as_raw_fd() as libc::id_t)
+}
+
+/// Takes the exit status of any child that has ended; `None` while all of them run.
+///
+/// # Errors
+/// `ECHILD` when there is no child.
+pub fn try_wait_any() -> Result<Option<Ended>, Errno> {
+    wait(libc::P_ALL, 0)
+}
+
+/// How a child ended. `code` and `signal` exclude each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub pid: i32,
+    pub code: Option<i32>,
+    /// Any number, real-time signals included.
+    pub signal: Option<i32>,
+}
+
+fn wait(kind: libc::idtype_t, id: libc::id_t) -> Result<Option<Ended>, Errno> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: `info` lives through the call (waitid(2)).
+    let waited = unsafe { libc::waitid(kind, id, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG) };
+    Errno::result(waited)?;
+    // SAFETY: all zeroes is a valid siginfo_t, and the kernel fills it in or leaves it so.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: after waitid the union holds pid and status; zero says that no child has ended.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
     }
+    let exited = info.si_code == libc::CLD_EXITED;
+    Ok(Some(Ended { pid, code: exited.then_some(status), signal: (!exited).then_some(status) }))
 }

@@ -48,11 +48,33 @@ fn set_mask(mask: u64) -> Result<(), Errno> {
 
 /// Gives every signal its default action: an ignored one would stay ignored after exec.
 pub fn default_all() {
+    /// The kernel's struct sigaction; all zeroes is SIG_DFL without flags.
+    #[repr(C)]
+    struct Action([u64; 4]);
+    let default = Action([0; 4]);
     for signal in 1..=LAST {
-        // SAFETY: SIG_DFL installs no handler of ours. SIGKILL, SIGSTOP and the C library's own two are
-        // refused with EINVAL, and those are never ignored.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Not by the C library, which refuses the two that it uses itself, though these are inherited too.
+        // SAFETY: `default` lives through the call and has the layout and set size of the kernel's
+        // (rt_sigaction(2)); it installs no handler. SIGKILL and SIGSTOP are refused, and never ignored.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null_mut::<Action>(),
+                KERNEL_SET,
+            )
+        };
     }
+}
+
+/// kill(2) for any number, real-time signals included; pid -1 is every process but pid 1 and the caller.
+///
+/// # Errors
+/// `ESRCH`, `EPERM`, `EINVAL`.
+pub fn send(pid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
 /// Waits for a signal that is blocked and takes it.

@@ -1,0 +1,83 @@
+//! `/dev`: a file system of the sandbox's own with the seven devices that every program may have, so
+//! that neither a device of the host's nor a link of the image's is ever in the way.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat, umask};
+use nix::unistd::{fchownat, symlinkat};
+
+use super::root_of;
+use super::target::Root;
+use super::writable::tmpfs;
+use crate::spec::Spec;
+use crate::step::{At, SetupError, Step};
+use crate::sys::mount::{self, Attributes, FileSystem};
+
+/// Name, major and minor number (Documentation/admin-guide/devices.txt).
+const NODES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+/// Terminals a container may have open.
+const TERMINALS: &CStr = c"256";
+/// The group `tty` of Debian.
+const TTY_GROUP: u32 = 5;
+
+use std::ffi::CStr;
+
+/// Mounts `/dev`, `/dev/pts` and `/dev/shm` below `root`, and closes `/dev` to changes.
+pub(super) fn mount(spec: &Spec, root: &Root) -> Result<(), SetupError> {
+    let step = Step::Devices;
+    let attributes = Attributes::NO_SUID.and(Attributes::NO_EXEC);
+    let dev = tmpfs(1 << 16, 64, 0o755, spec.id_base, attributes).at(step, "/dev")?;
+    mount::attach(&dev, root.directory("/dev").at(step, "/dev")?).at(step, "/dev")?;
+    let before = umask(Mode::empty());
+    let filled = fill(dev.as_fd(), spec.id_base);
+    umask(before);
+    filled.at(step, "nodes and links")?;
+
+    let terminals = devpts(spec.id_base).at(step, "/dev/pts")?;
+    mount::attach(terminals, root.directory("/dev/pts").at(step, "/dev/pts")?).at(step, "/dev/pts")?;
+    let attributes = attributes.and(Attributes::NO_DEV);
+    let inodes = super::rootfs::temporary_inodes(spec.tmp_bytes);
+    let shm = tmpfs(spec.tmp_bytes, inodes, 0o1777, spec.id_base, attributes).at(step, "/dev/shm")?;
+    mount::attach(shm, root.directory("/dev/shm").at(step, "/dev/shm")?).at(step, "/dev/shm")?;
+    mount::change(&dev, Attributes::READ_ONLY, None).at(step, "read-only")
+}
+
+fn fill(dev: BorrowedFd<'_>, id_base: u32) -> Result<(), Errno> {
+    let (uid, gid) = root_of(id_base);
+    let nofollow = AtFlags::AT_SYMLINK_NOFOLLOW;
+    for (name, major, minor) in NODES {
+        let mode = Mode::from_bits_truncate(0o666);
+        mknodat(dev, name, SFlag::S_IFCHR, mode, makedev(major, minor))?;
+        fchownat(dev, name, uid, gid, nofollow)?;
+    }
+    for (name, target) in LINKS {
+        symlinkat(target, dev, name)?;
+        fchownat(dev, name, uid, gid, nofollow)?;
+    }
+    for name in ["pts", "shm"] {
+        mkdirat(dev, name, Mode::from_bits_truncate(0o755))?;
+    }
+    Ok(())
+}
+
+fn devpts(id_base: u32) -> Result<std::os::fd::OwnedFd, Errno> {
+    let devpts = FileSystem::new(c"devpts")?;
+    let group = CString::new((id_base + TTY_GROUP).to_string()).map_err(|_| Errno::EINVAL)?;
+    for (key, value) in
+        [(c"gid", group.as_c_str()), (c"mode", c"620"), (c"ptmxmode", c"666"), (c"max", TERMINALS)]
+    {
+        devpts.option(key, value)?;
+    }
+    devpts.mount(Attributes::NO_SUID.and(Attributes::NO_EXEC))
+}

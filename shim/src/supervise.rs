@@ -1,0 +1,299 @@
+//! What the shim does once the program runs: moves its output to the log, answers the agent, and
+//! records how it ended.
+//!
+//! ```text
+//! Running --init ends--> kill the rest, drain, exit.json --> Ended --Quit or 10 quiet minutes--> gone
+//! ```
+//! One thread, one poll(2). Invariants: the exit is on disk before anyone is told; no client and no
+//! output of the program can make the shim wait.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::{read, write};
+
+use crate::protocol::{Exit, Reply, Request, Started};
+use crate::sandbox::{self, Running, Status};
+use crate::spec::file;
+use crate::state_dir::StateDir;
+use crate::sys::pidfd;
+use crate::sys::signal::LAST;
+
+pub(crate) mod clock;
+pub(crate) mod control;
+mod lines;
+mod log_files;
+pub(crate) mod output;
+mod rate;
+
+use control::{Answer, Control};
+use output::{Output, Stream};
+
+/// Without a word from the agent after the exit.
+const LINGER: Duration = Duration::from_secs(600);
+/// For the last output: what holds the pipes has been killed, so this is only a bound.
+const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN_BYTES: usize = 8 << 20;
+/// While output is being dropped, so that a flood costs the host little: 64 KiB a time at most.
+const FLOOD_PAUSE: Duration = Duration::from_millis(5);
+const READ: usize = 16 << 10;
+const READS_A_TURN: usize = 4;
+
+/// A pipe of the program's, until its end.
+struct Source {
+    stream: Stream,
+    pipe: Option<OwnedFd>,
+}
+
+pub(crate) struct Supervisor {
+    state: StateDir,
+    started: Started,
+    running: Running,
+    sources: [Source; 2],
+    output: Output,
+    control: Control,
+    ended: Option<Exit>,
+    /// Of the last request, or of the exit.
+    heard: Instant,
+    paused_until: Option<Instant>,
+    buffer: Box<[u8; READ]>,
+}
+
+/// What a poll found.
+struct Ready {
+    init: bool,
+    sources: [bool; 2],
+    listener: bool,
+    clients: [bool; control::CLIENTS],
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        state: StateDir,
+        started: Started,
+        mut running: Running,
+        output: Output,
+        control: Control,
+    ) -> Result<Self, Errno> {
+        let pipe = |pipe: &mut Option<OwnedFd>, stream| -> Result<Source, Errno> {
+            if let Some(fd) = pipe.as_ref() {
+                fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            }
+            Ok(Source { stream, pipe: pipe.take() })
+        };
+        let sources =
+            [pipe(&mut running.stdout, Stream::Stdout)?, pipe(&mut running.stderr, Stream::Stderr)?];
+        fcntl(&running.status, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self {
+            state,
+            started,
+            running,
+            sources,
+            output,
+            control,
+            ended: None,
+            heard: Instant::now(),
+            paused_until: None,
+            buffer: Box::new([0; READ]),
+        })
+    }
+
+    /// Supervises to the end.
+    ///
+    /// # Errors
+    /// When poll(2) or the exit file fails; the container is killed by the death of this process then.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        loop {
+            let ready = self.poll()?;
+            for (place, ready) in ready.sources.into_iter().enumerate() {
+                if ready {
+                    self.read(place, READS_A_TURN);
+                }
+            }
+            self.output.tick();
+            if ready.init && self.ended.is_none() {
+                self.end()?;
+            }
+            if self.serve(&ready.clients) || self.forgotten() {
+                return Ok(());
+            }
+            // Last, because it may move the clients to other places.
+            if ready.listener {
+                self.control.accept();
+            }
+        }
+    }
+
+    fn poll(&mut self) -> Result<Ready, Errno> {
+        let now = Instant::now();
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+        let mut fds: Vec<PollFd> = Vec::with_capacity(4 + control::CLIENTS);
+        fds.push(PollFd::new(self.control.listener(), PollFlags::POLLIN));
+        fds.extend(self.control.poll_fds());
+        let clients = fds.len() - 1;
+        let init = self.ended.is_none().then_some(fds.len());
+        if self.ended.is_none() {
+            fds.push(PollFd::new(self.running.init.pidfd.as_fd(), PollFlags::POLLIN));
+        }
+        let mut places = [None; 2];
+        if self.paused_until.is_none() {
+            for (place, source) in places.iter_mut().zip(&self.sources) {
+                if let Some(pipe) = &source.pipe {
+                    *place = Some(fds.len());
+                    fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+                }
+            }
+        }
+        match poll(&mut fds, self.timeout(now)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let any = |place: usize| fds[place].any().unwrap_or(false);
+        let mut ready = Ready {
+            init: init.is_some_and(any),
+            sources: places.map(|place| place.is_some_and(any)),
+            listener: any(0),
+            clients: [false; control::CLIENTS],
+        };
+        for (place, client) in ready.clients.iter_mut().enumerate().take(clients) {
+            *client = any(place + 1);
+        }
+        Ok(ready)
+    }
+
+    fn timeout(&self, now: Instant) -> PollTimeout {
+        let linger = self.ended.as_ref().map(|_| self.heard + LINGER);
+        let next = [linger, self.paused_until, self.output.due()].into_iter().flatten().min();
+        next.map_or(PollTimeout::NONE, |at| {
+            // Rounded up, or the last fraction of a millisecond would be spent spinning.
+            let wait = at.saturating_duration_since(now) + Duration::from_millis(1);
+            PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+        })
+    }
+
+    /// Moves what a pipe holds to the log, `times` buffers at most; the bytes it moved.
+    fn read(&mut self, place: usize, times: usize) -> usize {
+        let mut moved = 0;
+        for _ in 0..times {
+            let source = &mut self.sources[place];
+            let Some(pipe) = &source.pipe else { break };
+            match read(pipe, &mut self.buffer[..]) {
+                Ok(0) => source.pipe = None,
+                Ok(bytes) => {
+                    moved += bytes;
+                    if self.output.take(source.stream, &self.buffer[..bytes]) {
+                        self.paused_until = Some(Instant::now() + FLOOD_PAUSE);
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(_) => source.pipe = None,
+            }
+        }
+        moved
+    }
+
+    /// The program has ended: takes its status, the rest of the container and the last output.
+    fn end(&mut self) -> io::Result<()> {
+        let Some(ended) = pidfd::try_wait(&self.running.init.pidfd)? else { return Ok(()) };
+        let mut told = [0; Status::BYTES];
+        // Init tells how the program ended, which its own exit status cannot (a signal); when it was itself
+        // killed it told nothing.
+        let status = match read(&self.running.status, &mut told) {
+            Ok(Status::BYTES) => Status::decode(told),
+            _ => Status { code: ended.code, signal: ended.signal },
+        };
+        let at_us = clock::now_us();
+        self.kill_rest();
+        self.drain();
+        self.output.end();
+        let exit = Exit { code: status.code, signal: status.signal, at_us };
+        self.state.write(file::EXIT, &serde_json::to_vec(&exit)?)?;
+        self.control.tell_waiting(&Reply::Exited(exit.clone()));
+        self.ended = Some(exit);
+        self.heard = Instant::now();
+        Ok(())
+    }
+
+    /// The end of init took its PID namespace along; this is for processes that were put into the cgroup from
+    /// outside. A cgroup that is gone holds none, and one that is empty is spared (see `sandbox::launch`).
+    fn kill_rest(&self) {
+        let open = |name, flags| openat(&self.running.cgroup, name, flags | OFlag::O_CLOEXEC, Mode::empty());
+        let populated = open("cgroup.procs", OFlag::O_RDONLY)
+            .and_then(|procs| read(procs, &mut [0; 1]))
+            .is_ok_and(|bytes| bytes > 0);
+        if populated && let Ok(kill) = open("cgroup.kill", OFlag::O_WRONLY) {
+            let _ = write(kill, b"1");
+        }
+    }
+
+    fn drain(&mut self) {
+        let (deadline, mut left) = (Instant::now() + DRAIN, DRAIN_BYTES);
+        while left > 0 && self.sources.iter().any(|source| source.pipe.is_some()) {
+            let moved = self.read(0, READS_A_TURN) + self.read(1, READS_A_TURN);
+            left = left.saturating_sub(moved);
+            let Some(wait) = deadline.checked_duration_since(Instant::now()) else { break };
+            if moved == 0 {
+                let open = self.sources.iter().filter_map(|source| source.pipe.as_ref());
+                let mut fds: Vec<_> = open.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
+                let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+                if poll(&mut fds, wait) == Ok(0) {
+                    break;
+                }
+            }
+        }
+        for source in &mut self.sources {
+            source.pipe = None;
+        }
+    }
+
+    /// Answers clients; true when one of them said that this shim may go.
+    fn serve(&mut self, ready: &[bool; control::CLIENTS]) -> bool {
+        let Self { control, started, running, ended, heard, .. } = self;
+        control.serve(ready, &mut |request| {
+            *heard = Instant::now();
+            answer(&request, started, running, ended.as_ref())
+        })
+    }
+
+    fn forgotten(&self) -> bool {
+        self.ended.is_some() && self.heard.elapsed() >= LINGER
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // A socket without a shim would only be refused; nothing to do when that fails.
+        let _ = self.state.remove(file::SOCKET);
+    }
+}
+
+fn answer(request: &Request, started: &Started, running: &Running, ended: Option<&Exit>) -> Answer {
+    match (request, ended) {
+        (Request::Hello, _) => Answer::Reply(Reply::Started(started.clone())),
+        (Request::Wait, Some(exit)) => Answer::Reply(Reply::Exited(exit.clone())),
+        (Request::Wait, None) => Answer::Later,
+        (Request::Quit, Some(_)) => Answer::Last(Reply::Done),
+        (Request::Quit, None) => Answer::Reply(Reply::Refused("the program runs: end it first".into())),
+        // Its end is what a signal asks for.
+        (Request::Signal { .. }, Some(exit)) => Answer::Reply(Reply::Exited(exit.clone())),
+        (Request::Signal { signal, all }, None) => Answer::Reply(match send(running, *signal, *all) {
+            Ok(()) => Reply::Done,
+            Err(errno) => Reply::Refused(format!("signal {signal}: {}", errno.desc())),
+        }),
+    }
+}
+
+fn send(running: &Running, signal: i32, all: bool) -> Result<(), Errno> {
+    match signal {
+        // Init cannot be asked to do that to itself; the kernel does it, to everything in its namespace.
+        libc::SIGKILL => pidfd::send_signal(&running.init.pidfd, signal),
+        1..=LAST => pidfd::queue_signal(&running.init.pidfd, sandbox::COMMAND, sandbox::command(signal, all)),
+        _ => Err(Errno::EINVAL),
+    }
+}

@@ -1,0 +1,189 @@
+//! From the program's two pipes to the log: `<time> <O|E> <F|P> <bytes>\n` a line.
+//!
+//! O is standard output, E standard error and the shim's own words; F a full line, P a part of one that
+//! goes on in the next record of its stream. Invariant: it never waits for anything but the disk, and what
+//! it does not keep it counts.
+
+use std::fmt::Write as _;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::clock;
+use super::lines::{Lines, Piece};
+use super::log_files::{FRAME, LogFiles};
+use super::rate::Rate;
+use crate::spec::Log;
+
+/// Records are written together, up to this many bytes.
+const BATCH: usize = 16 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+#[derive(Debug)]
+pub(crate) struct Output {
+    lines: [Lines; 2],
+    writer: Writer,
+}
+
+/// Everything behind the cutting of lines.
+#[derive(Debug)]
+struct Writer {
+    files: LogFiles,
+    rate: Rate,
+    batch: Vec<u8>,
+    /// Time, stream and piece of the record at hand.
+    head: String,
+    at_us: u64,
+    now: Instant,
+    dropping: bool,
+}
+
+impl Output {
+    pub(crate) fn open(parent: impl AsFd, name: &str, bounds: Log) -> std::io::Result<Self> {
+        let now = Instant::now();
+        let writer = Writer {
+            files: LogFiles::open(parent, name, bounds)?,
+            rate: Rate::new(bounds.rate_bytes, now),
+            batch: Vec::with_capacity(BATCH),
+            head: String::with_capacity(FRAME),
+            at_us: 0,
+            now,
+            dropping: false,
+        };
+        Ok(Self { lines: Default::default(), writer })
+    }
+
+    /// Takes what was read from a pipe; true when some of it was dropped.
+    pub(crate) fn take(&mut self, stream: Stream, bytes: &[u8]) -> bool {
+        let Self { lines, writer } = self;
+        writer.turn();
+        lines[stream as usize].push(bytes, &mut |piece, line| writer.record(stream, piece, line));
+        writer.notice(false);
+        writer.flush();
+        writer.dropping
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.writer.rate.due()
+    }
+
+    /// Tells what was dropped, when it is time to.
+    pub(crate) fn tick(&mut self) {
+        if self.due().is_some() {
+            self.writer.turn();
+            self.writer.notice(false);
+            self.writer.flush();
+        }
+    }
+
+    /// Writes what is held back.
+    pub(crate) fn end(&mut self) {
+        let Self { lines, writer } = self;
+        writer.turn();
+        for (lines, stream) in lines.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
+            lines.end(&mut |piece, line| writer.record(stream, piece, line));
+        }
+        writer.notice(true);
+        writer.flush();
+    }
+}
+
+impl Writer {
+    /// All records of one read have its time.
+    fn turn(&mut self) {
+        self.at_us = clock::now_us();
+        self.now = Instant::now();
+        self.dropping = false;
+    }
+
+    fn record(&mut self, stream: Stream, piece: Piece, line: &[u8]) {
+        let bytes = line.len() + FRAME;
+        if self.rate.admit(bytes, self.now) {
+            self.put(stream, piece, line);
+        } else {
+            self.rate.drop(1, line.len() as u64, self.now);
+            self.dropping = true;
+        }
+    }
+
+    fn put(&mut self, stream: Stream, piece: Piece, line: &[u8]) {
+        if self.batch.len() + line.len() + FRAME > BATCH {
+            self.flush();
+        }
+        self.head.clear();
+        clock::stamp(&mut self.head, self.at_us);
+        self.head.push_str(match (stream, piece) {
+            (Stream::Stdout, Piece::Full) => " O F ",
+            (Stream::Stdout, Piece::Part) => " O P ",
+            (Stream::Stderr, Piece::Full) => " E F ",
+            (Stream::Stderr, Piece::Part) => " E P ",
+        });
+        self.batch.extend_from_slice(self.head.as_bytes());
+        self.batch.extend_from_slice(line);
+        self.batch.push(b'\n');
+    }
+
+    fn notice(&mut self, last: bool) {
+        if let Some(dropped) = self.rate.notice(self.now, last) {
+            let mut line = String::new();
+            let (lines, bytes, rate) = (dropped.lines, dropped.bytes, self.rate.bytes_per_second());
+            // Writing to a String does not fail.
+            let _ = write!(
+                line,
+                "mogok: {lines} lines ({bytes} bytes) of output dropped: the log keeps {rate} bytes a second"
+            );
+            self.put(Stream::Stderr, Piece::Full, line.as_bytes());
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            if self.files.append(&self.batch).is_err() {
+                // A full disk: the program goes on, and the next notice counts these too.
+                let lines = self.batch.iter().filter(|byte| **byte == b'\n').count();
+                self.rate.drop(lines as u64, self.batch.len() as u64, self.now);
+            }
+            self.batch.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(rate_bytes: u64, chunks: &[(Stream, &[u8])]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let bounds = Log { file_bytes: 1 << 30, files: 2, rate_bytes };
+        let mut output = Output::open(std::fs::File::open(dir.path()).unwrap(), "log", bounds).unwrap();
+        for (stream, bytes) in chunks {
+            output.take(*stream, bytes);
+        }
+        output.end();
+        let log = std::fs::read(dir.path().join("log/00000000000000000000.log")).unwrap();
+        let text = String::from_utf8_lossy(&log).into_owned();
+        text.lines().map(|line| line[clock::STAMP + 1..].to_owned()).collect()
+    }
+
+    #[test]
+    fn streams_keep_their_own_lines() {
+        use Stream::{Stderr, Stdout};
+        let log = run(1 << 20, &[(Stdout, b"a"), (Stderr, b"b\n"), (Stdout, b"c\nd"), (Stderr, b"\xff\0")]);
+        assert_eq!(log, ["E F b", "O F ac", "O F d", "E F \u{fffd}\0"]);
+    }
+
+    #[test]
+    fn a_flood_is_dropped_and_counted() {
+        let flood = b"0123456789\n".repeat(10_000);
+        let log = run(1000, &[(Stream::Stdout, &flood)]);
+        let kept = log.iter().filter(|line| line.starts_with("O F ")).count();
+        assert!((1..1000).contains(&kept));
+        let told = format!("E F mogok: {} lines", 10_000 - kept);
+        assert!(log.last().unwrap().starts_with(&told), "{:?} {kept}", log.last());
+    }
+}
