@@ -41,6 +41,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 8 << 20;
 /// While output is being dropped, so that a flood costs the host little: 64 KiB a time at most.
 const FLOOD_PAUSE: Duration = Duration::from_millis(5);
+/// Signals from here on are queued one by one.
+const FIRST_QUEUED: i32 = 32;
 const READ: usize = 16 << 10;
 const READS_A_TURN: usize = 4;
 
@@ -290,10 +292,18 @@ fn answer(request: &Request, started: &Started, running: &Running, ended: Option
 }
 
 fn send(running: &Running, signal: i32, all: bool) -> Result<(), Errno> {
+    let init = &running.init.pidfd;
     match signal {
         // Init cannot be asked to do that to itself; the kernel does it, to everything in its namespace.
-        libc::SIGKILL => pidfd::send_signal(&running.init.pidfd, signal),
-        1..=LAST => pidfd::queue_signal(&running.init.pidfd, sandbox::COMMAND, sandbox::command(signal, all)),
+        libc::SIGKILL => pidfd::send_signal(init, signal),
+        1..=LAST => match pidfd::queue_signal(init, sandbox::COMMAND, sandbox::command(signal, all)) {
+            // The container's user has filled its queue of signals. The old ones need no place there, and init
+            // hands them on to the program at least.
+            Err(Errno::EAGAIN) if signal < FIRST_QUEUED && signal != libc::SIGSTOP => {
+                pidfd::send_signal(init, signal)
+            }
+            other => other,
+        },
         _ => Err(Errno::EINVAL),
     }
 }

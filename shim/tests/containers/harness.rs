@@ -107,6 +107,11 @@ impl Cgroups {
         cgroups
     }
 
+    fn processes(&self) -> Vec<i32> {
+        let procs = fs::read_to_string(self.0[0].join("cgroup.procs")).unwrap_or_default();
+        procs.lines().map(|pid| pid.parse().unwrap()).collect()
+    }
+
     fn kill(&self) {
         // Nothing of this fails when the test passed; what fails then is not to hide the test's own failure.
         let _ = fs::write(self.0[0].join("cgroup.kill"), "1");
@@ -205,6 +210,15 @@ impl Case {
         Container { dir, spec, shim, report, cgroups }
     }
 
+    /// Starts the shim and reads nothing of it.
+    pub(crate) fn spawn(self) -> Unheard {
+        let Self { dir, spec, cgroups } = self;
+        fs::write(dir.path().join(file::SPEC), serde_json::to_vec(&spec).unwrap()).unwrap();
+        let (out, log) = (Stdio::null(), File::create(dir.path().join("shim.log")).unwrap());
+        let shim = Self::shim(dir.path()).stdout(out).stderr(log).spawn().unwrap();
+        Unheard { shim, cgroups, _dir: dir }
+    }
+
     /// Starts it and waits for its end.
     pub(crate) fn run(self) -> Outcome {
         let container = self.start();
@@ -212,6 +226,24 @@ impl Case {
         let log = container.log();
         container.quit();
         Outcome { exit, log }
+    }
+}
+
+/// A shim that may be at any step.
+pub(crate) struct Unheard {
+    shim: Child,
+    cgroups: Cgroups,
+    _dir: TempDir,
+}
+
+impl Unheard {
+    pub(crate) fn kill_shim(&mut self) {
+        self.shim.kill().unwrap();
+        self.shim.wait().unwrap();
+    }
+
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        self.cgroups.processes()
     }
 }
 
@@ -279,8 +311,7 @@ impl Container {
 
     /// Processes in its cgroup.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        let procs = fs::read_to_string(self.spec.cgroup.join("cgroup.procs")).unwrap_or_default();
-        procs.lines().map(|pid| pid.parse().unwrap()).collect()
+        self.cgroups.processes()
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::harness::{Case, skip};
 
 /// The probe, linked without shared libraries; `None` where there is no C compiler.
-fn probe(case: &mut Case) -> Option<()> {
+pub(crate) fn probe(case: &mut Case) -> Option<()> {
     let layer = case.dir.path().join("probe");
     fs::create_dir(&layer).unwrap();
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/containers/probe.c");

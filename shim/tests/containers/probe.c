@@ -25,7 +25,27 @@ static void show(const char *what, long result) {
 
 #define TRY(name, ...) show(#name, syscall(SYS_##name, ##__VA_ARGS__))
 
-int main(void) {
+static void stop(int signal) {
+    (void)signal;
+    _exit(9);
+}
+
+/* Fills its user's queue of signals, which pid 1 shares, and waits for SIGTERM. */
+static int fill_queue(void) {
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGRTMIN);
+    sigprocmask(SIG_BLOCK, &blocked, 0);
+    signal(SIGTERM, stop);
+    union sigval none = {0};
+    while (sigqueue(getpid(), SIGRTMIN, none) == 0) continue;
+    puts("full");
+    fflush(stdout);
+    for (;;) pause();
+}
+
+int main(int count, char **arguments) {
+    if (count > 1 && strcmp(arguments[1], "queue") == 0) return fill_queue();
     TRY(unshare, CLONE_NEWUSER);
     TRY(setns, 0, 0);
     TRY(mount, "none", "/tmp", "tmpfs", 0, "");

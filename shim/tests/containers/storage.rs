@@ -38,7 +38,7 @@ fn a_disk_image_holds_what_it_may_and_leaves_no_loop_device() {
     container.quit();
 }
 
-fn loop_backings() -> Vec<String> {
+pub(crate) fn loop_backings() -> Vec<String> {
     let devices = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
     devices
         .filter_map(|device| fs::read_to_string(device.join("loop/backing_file")).ok())

@@ -72,6 +72,21 @@ fn a_signal_to_all_reaches_background_processes() {
 }
 
 #[test]
+fn a_full_queue_of_signals_does_not_keep_a_stop_away() {
+    if skip() {
+        return;
+    }
+    let mut case = Case::command(&["/probe", "queue"]);
+    if crate::isolation::probe(&mut case).is_none() {
+        return;
+    }
+    let container = case.start();
+    container.await_line("full");
+    container.client().signal(libc::SIGTERM, true).unwrap();
+    assert_eq!(container.wait().code, Some(9));
+}
+
+#[test]
 fn orphans_are_taken_in() {
     if skip() {
         return;
@@ -247,4 +262,27 @@ fn a_second_run_goes_on_with_the_log() {
     assert_eq!(container.log(), [('O', "once".to_owned()), ('O', "once".to_owned())]);
     container.client().quit().unwrap();
     assert!(shim.unwrap().wait().unwrap().success());
+}
+
+#[test]
+fn a_shim_killed_at_any_moment_leaves_nothing() {
+    if skip() {
+        return;
+    }
+    // From before its first step to well after the program runs.
+    for moment in 0..40_u64 {
+        let mut case = Case::script("sleep 1000 & exec sleep 1000");
+        let image = (moment % 4 == 0).then(|| case.disk_image(8 << 20));
+        if let Some(path) = image.clone() {
+            case.spec.writable = mogok_shim::spec::Writable::Image { path };
+        }
+        let mut container = case.spawn();
+        std::thread::sleep(Duration::from_micros(moment * 400));
+        container.kill_shim();
+        until("the container is gone", || container.processes().is_empty());
+        if let Some(image) = image {
+            let image = image.to_str().unwrap().to_owned();
+            until("the loop device is free", || !crate::storage::loop_backings().contains(&image));
+        }
+    }
 }

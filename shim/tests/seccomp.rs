@@ -1,0 +1,156 @@
+//! The compiled filters against `seccomp/verdicts.txt`: what becomes of every system call number from 0
+//! to 470, decided by interpreting the BPF as the kernel does. A change of a list shows as a change of that
+//! file.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use mogok_shim::seccomp::{FILTERS, Instruction};
+
+const X86_64: u32 = 0xc000_003e;
+const I386: u32 = 0x4000_0003;
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+const EPERM: u32 = ERRNO | 1;
+const ENOSYS: u32 = ERRNO | 38;
+const KILL: u32 = 0x8000_0000;
+
+/// `struct seccomp_data` as the words that a filter can load.
+fn data(number: u32, arch: u32, arguments: [u64; 6]) -> [u32; 16] {
+    let mut words = [0; 16];
+    words[0] = number;
+    words[1] = arch;
+    for (place, argument) in arguments.into_iter().enumerate() {
+        words[4 + 2 * place] = argument as u32;
+        words[5 + 2 * place] = (argument >> 32) as u32;
+    }
+    words
+}
+
+fn interpret(filter: &[Instruction], data: &[u32; 16]) -> u32 {
+    let (mut pc, mut accumulator) = (0, 0);
+    loop {
+        let Instruction { code, jt, jf, k } = filter[pc];
+        pc += 1;
+        let jump = match code {
+            0x20 => {
+                accumulator = data[k as usize / 4];
+                continue;
+            }
+            0x54 => {
+                accumulator &= k;
+                continue;
+            }
+            0x05 => {
+                pc += k as usize;
+                continue;
+            }
+            0x06 => return k,
+            0x15 => accumulator == k,
+            0x25 => accumulator > k,
+            0x35 => accumulator >= k,
+            0x45 => accumulator & k != 0,
+            other => panic!("the interpreter does not know {other:#x}"),
+        };
+        pc += usize::from(if jump { jt } else { jf });
+    }
+}
+
+/// All filters run; the strictest action wins, of equal ones that of the filter installed last.
+fn verdict(number: u32, arch: u32, arguments: [u64; 6]) -> u32 {
+    let data = data(number, arch, arguments);
+    let mut strictest = ALLOW;
+    for filter in FILTERS {
+        let action = interpret(filter, &data);
+        if (action & 0xffff_0000) as i32 <= (strictest & 0xffff_0000) as i32 {
+            strictest = action;
+        }
+    }
+    strictest
+}
+
+fn word(number: u32) -> &'static str {
+    let probes = [[0; 6], [u64::MAX; 6], [1; 6], [0x5412; 6], [22; 6], [0x1000_0000; 6]];
+    let mut verdicts: Vec<_> = probes.map(|arguments| verdict(number, X86_64, arguments)).to_vec();
+    verdicts.dedup();
+    match verdicts[..] {
+        [ALLOW] => "allow",
+        [EPERM] => "EPERM",
+        [ENOSYS] => "ENOSYS",
+        [KILL] => "kill",
+        _ => "by argument",
+    }
+}
+
+#[test]
+fn every_number_has_the_verdict_on_record() {
+    let record = include_str!("../seccomp/verdicts.txt");
+    let mut lines = record.lines();
+    for number in 0..=470 {
+        let line = lines.next().unwrap();
+        let mut fields = line.splitn(3, ' ');
+        assert_eq!(fields.next().unwrap(), number.to_string());
+        let name = fields.next().unwrap();
+        assert_eq!(fields.next().unwrap(), word(number), "{number} {name}");
+    }
+    assert_eq!(lines.next(), None);
+}
+
+#[test]
+fn other_architectures_are_killed_and_x32_refused() {
+    for number in [0, 11, 20, 192] {
+        assert_eq!(verdict(number, I386, [0; 6]), KILL);
+        assert_eq!(verdict(0x4000_0000 | number, X86_64, [0; 6]), EPERM);
+    }
+}
+
+#[test]
+fn arguments_decide() {
+    let clone = |flags| verdict(56, X86_64, [flags, 0, 0, 0, 0, 0]);
+    assert_eq!(clone(17), ALLOW);
+    // A thread of glibc's.
+    assert_eq!(clone(0x3d_0f00), ALLOW);
+    for bit in [17, 25, 26, 27, 28, 29, 30] {
+        assert_eq!(clone(1 << bit | 17), EPERM, "bit {bit}");
+    }
+    let ioctl = |request| verdict(16, X86_64, [0, request, 0, 0, 0, 0]);
+    assert_eq!(ioctl(0x5401), ALLOW);
+    for request in [0x5412, 0x541c, 0x5423] {
+        assert_eq!(ioctl(request), EPERM);
+        // The kernel looks at 32 bits only.
+        assert_eq!(ioctl(request | 1 << 32), EPERM);
+    }
+    let socket = |family, kind, protocol| verdict(41, X86_64, [family, kind, protocol, 0, 0, 0]);
+    for (family, kind, protocol) in
+        [(1, 1, 0), (1, 5, 0), (2, 1 | 0o2_004_000, 6), (10, 2, 17), (10, 1, 0), (16, 3, 0)]
+    {
+        assert_eq!(socket(family, kind, protocol), ALLOW, "{family} {kind} {protocol}");
+    }
+    for family in (0..64).filter(|family| ![1, 2, 10, 16].contains(family)) {
+        assert_eq!(socket(family, 1, 0), EPERM, "family {family}");
+    }
+    for (family, kind, protocol) in
+        [(2, 3, 1), (2, 2, 1), (2, 5, 0), (2, 1, 132), (2, 1, 262), (10, 2, 136), (16, 3, 12), (16, 3, 15)]
+    {
+        assert_eq!(socket(family, kind, protocol), EPERM, "{family} {kind} {protocol}");
+    }
+    for kind in [0x2000, 0x6000] {
+        assert_eq!(verdict(133, X86_64, [0, kind | 0o600, 0, 0, 0, 0]), EPERM);
+        assert_eq!(verdict(259, X86_64, [0, 0, kind | 0o600, 0, 0, 0]), EPERM);
+    }
+    assert_eq!(verdict(259, X86_64, [0, 0, 0x1000 | 0o600, 0, 0, 0]), ALLOW);
+    assert_eq!(verdict(135, X86_64, [0xffff_ffff, 0, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(verdict(135, X86_64, [0x0004_0000, 0, 0, 0, 0, 0]), EPERM);
+}
+
+#[test]
+fn every_entry_has_its_reason() {
+    for json in [include_str!("../seccomp/app.json"), include_str!("../seccomp/absent.json")] {
+        let filters: serde_json::Value = serde_json::from_str(json).unwrap();
+        for filter in filters.as_object().unwrap().values() {
+            for rule in filter["filter"].as_array().unwrap() {
+                let reason = rule["comment"].as_str().unwrap_or_default();
+                assert!(reason.len() > 8, "{rule}");
+            }
+        }
+    }
+}
