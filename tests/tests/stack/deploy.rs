@@ -1,9 +1,12 @@
 //! From `git push` to a served page, and everything a developer does to an app afterwards.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use mogok_api::control::{Build, BuildState, Process, Release};
 use mogok_api::instance::Phase;
 use mogok_tests::Platform;
+use mogok_tests::program::wait_until;
 
 #[test]
 fn a_pushed_app_is_built_started_and_served() -> Result<()> {
@@ -26,8 +29,12 @@ fn a_pushed_app_is_built_started_and_served() -> Result<()> {
     assert_eq!(builds[0].state, BuildState::Succeeded);
     assert_eq!(builds[0].commit, dev.git(&app, &["rev-parse", "HEAD"])?.trim());
 
+    // The router hands its lines over in batches.
+    wait_until("the request is in the log", Duration::from_secs(10), || {
+        dev.mogok(&app, &["logs", "--source", "router"])
+            .is_ok_and(|log| log.contains("router[router]: at=info method=GET path=\"/\""))
+    })?;
     let log = dev.mogok(&app, &["logs", "-n", "1000"])?;
-    assert!(log.contains("router[router]: at=info method=GET path=\"/\""), "no request line:\n{log}");
     assert!(log.contains("build["), "no build line:\n{log}");
     assert!(log.contains("app[web.1]: "), "no line of the app:\n{log}");
     platform.finish()
@@ -46,9 +53,7 @@ fn config_rollback_and_restart_make_what_they_say() -> Result<()> {
 
     shows(None)?;
     dev.mogok(&app, &["config", "set", "GREETING=bonjour"])?;
-    mogok_tests::program::wait_until("the new release serves", std::time::Duration::from_secs(30), || {
-        shows(Some("bonjour")).is_ok()
-    })?;
+    wait_until("the new release serves", Duration::from_secs(30), || shows(Some("bonjour")).is_ok())?;
     let releases: Vec<Release> = dev.json(&app, &["releases"])?;
     assert_eq!(releases.iter().map(|release| release.number.get()).collect::<Vec<_>>(), [2, 1]);
     assert!(releases[0].current);

@@ -7,6 +7,7 @@ module RubyBuild
     DISK_FULL = /No space left on device|insufficient space remaining|Disk quota exceeded|Errno::ENOSPC/
     KEPT_LINES = 500
     LINE_BYTES = 10_000
+    LAST_WORDS_POLLS = 100 # of 20 ms
 
     # What both bundle and rake need. The bundle's own settings stand in .bundle/config.
     ENVIRONMENT = {
@@ -36,18 +37,45 @@ module RubyBuild
     # `hidden` matches the lines that are not worth a place in the build log.
     def self.run(*command, dir:, env: {}, hidden: nil)
       lines = []
-      options = { unsetenv_others: true, chdir: dir, in: File::NULL, err: %i[child out] }
-      IO.popen([ENVIRONMENT.merge(env), *command, options]) do |output|
-        while (line = output.gets("\n", LINE_BYTES))
-          puts "       #{line}" unless hidden&.match?(line.scrub("?"))
-          lines << line.scrub("?").chomp
-          lines.shift if lines.size > KEPT_LINES
-        end
+      reader, writer = IO.pipe
+      options = { unsetenv_others: true, chdir: dir, in: File::NULL, %i[out err] => writer, pgroup: true }
+      pid = Process.spawn(ENVIRONMENT.merge(env), *command, options)
+      writer.close
+      waiter = Thread.new { wait(pid, reader) }
+      while (line = next_line(reader))
+        puts "       #{line}" unless hidden&.match?(line.scrub("?"))
+        lines << line.scrub("?").chomp
+        lines.shift if lines.size > KEPT_LINES
       end
-      Result.new($?, lines)
+      Result.new(waiter.value, lines)
     rescue Errno::ENOENT
       raise Failure, "#{command.first} is not there to be run"
     end
+
+    # Waits for the program. What it left behind is killed, and where that still holds the output
+    # open (a process group of its own), the reading ends all the same.
+    def self.wait(pid, reader)
+      _, status = Process.wait2(pid)
+      begin
+        Process.kill(:KILL, -pid)
+      rescue Errno::ESRCH
+        # Nothing was left behind.
+      end
+      LAST_WORDS_POLLS.times { reader.closed? ? break : sleep(0.02) }
+      reader.close
+      status
+    end
+    private_class_method :wait
+
+    def self.next_line(reader)
+      line = reader.gets("\n", LINE_BYTES)
+      reader.close unless line
+      line
+    rescue IOError
+      # Closed by the waiting thread.
+      nil
+    end
+    private_class_method :next_line
 
     # Failures that any step can meet.
     def self.common_reason(result, what)
