@@ -74,7 +74,10 @@ fn processes(name: &str, found: &mut BTreeSet<String>) -> Result<()> {
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
         let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
-        if command.contains(name) || cgroup.contains(name) {
+        // A zombie is gone but for its status, which its parent has yet to read: an orphan's is pid 1.
+        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+        let zombie = stat.rsplit(')').next().is_some_and(|fields| fields.starts_with(" Z"));
+        if !zombie && (command.contains(name) || cgroup.contains(name)) {
             found.insert(format!("process {pid}: {command}"));
         }
     }

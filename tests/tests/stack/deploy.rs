@@ -65,8 +65,11 @@ fn config_rollback_and_restart_make_what_they_say() -> Result<()> {
 
     let before: Vec<Process> = dev.json(&app, &["ps"])?;
     dev.mogok(&app, &["restart"])?;
-    let after: Vec<Process> = dev.json(&app, &["ps"])?;
-    assert_ne!(before[0].instance, after[0].instance);
+    // The old one may still be draining when the new one serves.
+    wait_until("only the new instance is left", Duration::from_secs(30), || {
+        dev.json::<Vec<Process>>(&app, &["ps"])
+            .is_ok_and(|after| after.len() == 1 && after[0].instance != before[0].instance)
+    })?;
     assert_eq!(platform.visit(&app, "/")?.status, 200);
     platform.finish()
 }
