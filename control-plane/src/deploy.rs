@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use mogok_api::control::DeployState;
 use mogok_api::id::{InstanceId, NodeId};
-use mogok_api::instance::{FailureCode, InstanceStatus, Phase};
+use mogok_api::instance::{InstanceStatus, Phase};
 use mogok_api::name::{ProcessName, ProcessType};
 
 use crate::store::apps::AppRow;
@@ -111,14 +111,7 @@ pub fn failure(status: &InstanceStatus) -> Option<String> {
         return None;
     }
     let why = match (&status.failure, &status.exit) {
-        (Some(failure), _) => {
-            let code = match failure.code {
-                FailureCode::BootTimeout => "R10 ",
-                FailureCode::Memory => "R15 ",
-                _ => "",
-            };
-            format!("{code}{}", failure.message)
-        }
+        (Some(failure), _) => failure.message.clone(),
         (None, Some(exit)) => exit.to_string(),
         (None, None) => "ended".to_owned(),
     };

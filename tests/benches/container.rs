@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use mogok_agent::cgroup::Cgroups;
 use mogok_api::app::Limits;
 use mogok_api::id::InstanceId;
+use mogok_shim::client::Client;
 use mogok_shim::spec::{Log, Spec, Writable, file};
 use mogok_tests::bench::{self, Row, median, milliseconds};
 use mogok_tests::platform::bin_dir;
@@ -95,7 +96,7 @@ impl Bench {
         let mut report = String::new();
         shim.stdout.take().context("no pipe")?.read_to_string(&mut report)?;
         ensure!(report.contains("started"), "the shim reported {report}");
-        mogok_shim::client::Client::connect(&state.join(file::SOCKET))?.wait_and_quit()?;
+        let_go(&state)?;
         shim.wait()?;
         ensure!(fs::read_to_string(state.join(file::EXIT))?.contains("\"code\":0"), "not exited with 0");
         cgroup.remove()?;
@@ -179,7 +180,7 @@ impl Bench {
         wait_until("the container runs", Duration::from_secs(10), || state.join(file::STARTED).exists())?;
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", shim.id()))?;
         cgroup.kill()?;
-        mogok_shim::client::Client::connect(&state.join(file::SOCKET))?.wait_and_quit()?;
+        let_go(&state)?;
         shim.wait()?;
         cgroup.remove()?;
         let kib = |name: &str| {
@@ -192,6 +193,14 @@ impl Bench {
             Row::alone("idle shim, private anonymous", "KiB", kib("Anonymous:"), 150.0),
         ])
     }
+}
+
+/// Waits for the end of the container's program and lets its shim go.
+fn let_go(state: &Path) -> Result<()> {
+    let within = Duration::from_secs(10);
+    Client::connect(state, within)?.wait(within)?;
+    Client::connect(state, within)?.quit()?;
+    Ok(())
 }
 
 /// The command alone, without the platform: usage, parsing, files.

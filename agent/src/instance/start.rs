@@ -118,9 +118,7 @@ impl Instance {
             run.init_pid = Some(started.init_pid);
             run.started_at = micros(started.at_us);
         }
-        self.record.failure = None;
-        self.record.exit = None;
-        self.record.last_lines.clear();
+        // How the last run ended stays to be seen until this one has come up.
         self.say("started");
         self.apply(Event::Started);
     }

@@ -44,6 +44,7 @@ impl Instance {
             let mut ended = pin!(shim.ended(process.as_ref()));
             // Was it asked to end before it is killed?
             let mut asked = self.record.state == State::Stopping;
+            let mut overdue = false;
             // When the container is (again) killed whatever it does.
             let mut kill_at = match self.record.state {
                 State::Killing(_) => Some(Instant::now()),
@@ -61,7 +62,8 @@ impl Instance {
                     biased;
                     exit = &mut ended => break exit,
                     () = sleep_until(kill_at) => {
-                        if asked && self.record.failure.is_none() {
+                        if asked && !overdue {
+                            overdue = true;
                             let grace = spec.stop_grace_s;
                             self.fail(FailureCode::StopTimeout, format!("did not end within {grace} s of SIGTERM (R12)"));
                             self.say(&format!("killed: did not end within {grace} s of SIGTERM (R12)"));
@@ -91,6 +93,9 @@ impl Instance {
                         if spec.listens {
                             self.say("up");
                         }
+                        self.record.failure = None;
+                        self.record.exit = None;
+                        self.record.last_lines.clear();
                         self.apply(Event::Answered);
                     }
                     () = tokio::time::sleep_until(boot_over), if booting => {

@@ -115,7 +115,11 @@ fn apps_that_crash_or_never_listen() -> Result<()> {
         platform.visit(&app, "/").is_ok_and(|answer| answer.error_code() == Some("H10"))
     })?;
     contains_all(&dev.mogok(&app, &["ps"])?, &["crashed", "status 7", "about to fail"]);
-    contains_all(&dev.mogok(&app, &["logs"])?, &["app[web.1]: about to fail", "mogok[web.1]: "]);
+    wait_until("the app's last words are in the log", Duration::from_secs(10), || {
+        dev.mogok(&app, &["logs"]).is_ok_and(|log| {
+            log.contains("app[web.1]: about to fail") && log.contains("mogok[web.1]: exited")
+        })
+    })?;
 
     dev.write(&app, "Procfile", "web: sleep 1000\n")?;
     dev.push(&app)?;

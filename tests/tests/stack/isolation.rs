@@ -128,10 +128,8 @@ fn limits_bind_and_the_neighbour_does_not_notice() -> Result<()> {
     let victim = Shell::deploy(&platform, &bob, "victim")?;
 
     // Processes: the bomb meets the limit.
-    let output = attacker.run(
-        "ruby -e 'n = 0; begin; loop { fork { sleep 3 }; n += 1 }; rescue SystemCallError => e; puts e.class; end; puts n; Process.waitall'",
-    )?;
-    assert!(output.contains("EAGAIN"), "{output}");
+    let output = attacker.run("while sleep 3 & do :; done")?;
+    assert!(output.contains("Cannot fork"), "{output}");
     assert!(victim.run("echo fine")?.starts_with("fine"));
 
     // Disk: the writable layer is full long before the host's is.
