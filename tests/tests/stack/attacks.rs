@@ -34,7 +34,11 @@ fn a_hostile_build_fails_with_its_reason() -> Result<()> {
     responsive(&dev, &app)?;
 
     let output = attack(&dev, &app, "File.open('/app/fill', 'w') { |f| loop { f.write('x' * 1_000_000) } }")?;
-    assert!(output.contains("No space left") || output.contains("disk full"), "{output}");
+    assert!(output.contains("larger than a build may write"), "{output}");
+
+    let files = "(0..).each { |n| File.write(\"/app/fill#{n}\", 'x' * 100_000_000) }";
+    let output = attack(&dev, &app, files)?;
+    assert!(output.contains("build failed: ") && output.contains("disk"), "{output}");
     responsive(&dev, &app)?;
 
     let output = attack(&dev, &app, "a = []; loop { a << 'x' * 10_000_000 }")?;

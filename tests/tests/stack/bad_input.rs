@@ -114,7 +114,11 @@ fn apps_that_crash_or_never_listen() -> Result<()> {
     wait_until("the H10 page", Duration::from_secs(20), || {
         platform.visit(&app, "/").is_ok_and(|answer| answer.error_code() == Some("H10"))
     })?;
-    contains_all(&dev.mogok(&app, &["ps"])?, &["crashed", "status 7", "about to fail"]);
+    // The first restart comes at once; from the second on the crash can be seen waiting.
+    wait_until("ps shows the crash", Duration::from_secs(20), || {
+        dev.mogok(&app, &["ps"])
+            .is_ok_and(|text| ["crashed", "status 7", "about to fail"].iter().all(|part| text.contains(part)))
+    })?;
     wait_until("the app's last words are in the log", Duration::from_secs(10), || {
         dev.mogok(&app, &["logs"]).is_ok_and(|log| {
             log.contains("app[web.1]: about to fail") && log.contains("mogok[web.1]: exited")

@@ -135,7 +135,7 @@ fn limits_bind_and_the_neighbour_does_not_notice() -> Result<()> {
     // Disk: the writable layer is full long before the host's is.
     let filled = attacker.run("dd if=/dev/zero of=/app/fill bs=1M count=3000 2>&1; rm -f /app/fill")?;
     assert!(filled.contains("No space left on device"), "{filled}");
-    let inodes = attacker.run("mkdir /app/i && cd /app/i && ruby -e '(1..200000).each { |n| File.write(n.to_s, \"\") }' 2>&1 | tail -n 1; rm -rf /app/i")?;
+    let inodes = attacker.run("mkdir /app/i && cd /app/i && ruby -e '(1..200000).each { |n| File.write(n.to_s, \"\") }' 2>&1 | head -n 1; rm -rf /app/i")?;
     assert!(inodes.contains("No space left"), "{inodes}");
 
     // Memory: the whole container is killed as one and started again.

@@ -23,7 +23,8 @@ module RubyBuild
 
     Result = Struct.new(:status, :lines) do
       def ok? = status.success?
-      def killed? = status.signaled? && status.termsig == Signal.list["KILL"]
+      def signal = status.signaled? ? Signal.signame(status.termsig) : nil
+      def killed? = signal == "KILL"
 
       # The first match in a line, or else in the whole: Bundler wraps its messages at 80 columns.
       def find(pattern)
@@ -83,6 +84,10 @@ module RubyBuild
         Failure::DISK_FULL
       elsif result.killed? || result.find(/Cannot allocate memory|NoMemoryError|Killed signal terminated program/)
         "#{what} was killed: it needs more memory than a build may use"
+      elsif result.signal == "XFSZ"
+        "#{what} was killed: it wrote a file larger than a build may write"
+      elsif result.signal
+        "#{what} was killed by SIG#{result.signal}"
       end
     end
   end
