@@ -4,9 +4,13 @@
 # cargo from building it twice, once each way, at every call.
 set -euo pipefail
 
-profile=$1 dir=$2
+dir=$2
+case $1 in
+  dev) profile=dev built=debug ;;
+  release) profile=shim built=shim ;;
+  *) echo "static-shim.sh: $1 is neither dev nor release" >&2; exit 2 ;;
+esac
 cargo rustc --quiet -p mogok-shim --bin mogok-shim --profile "$profile" --target-dir target/static -- \
   -C target-feature=+crt-static
-[ "$profile" = dev ] && built=debug || built=$profile
 install -m 755 "target/static/$built/mogok-shim" "$dir/mogok-shim.new"
 mv -f "$dir/mogok-shim.new" "$dir/mogok-shim"
