@@ -90,6 +90,10 @@ pub struct Settings {
     /// Name of the cgroup that holds all containers [default: mogok]
     #[arg(long)]
     pub cgroup: Option<String>,
+    /// Cgroup of the v2 tree that the containers' one lies in, for example / or a delegated unit's
+    /// [default: the agent's own]
+    #[arg(long)]
+    pub cgroup_parent: Option<String>,
     /// Id of this node [default: made at the first start]
     #[arg(long)]
     pub node_id: Option<NodeId>,
@@ -132,6 +136,7 @@ impl Settings {
             egress: self.egress.or(file.egress),
             build_grant: if self.build_grant.is_empty() { file.build_grant } else { self.build_grant },
             cgroup: self.cgroup.or(file.cgroup),
+            cgroup_parent: self.cgroup_parent.or(file.cgroup_parent),
             node_id: self.node_id.or(file.node_id),
             uid_base: self.uid_base.or(file.uid_base),
             uid_ranges: self.uid_ranges.or(file.uid_ranges),
@@ -157,6 +162,9 @@ pub struct HostSettings {
     pub egress: Egress,
     pub build_grants: Vec<SocketAddrV4>,
     pub cgroup: String,
+    /// Where `cgroup` lies on a unified host; the agent's own cgroup where absent.
+    #[serde(default)]
+    pub cgroup_parent: Option<String>,
 }
 
 impl HostSettings {
@@ -227,6 +235,7 @@ impl Config {
                 egress: settings.egress.unwrap_or(Egress::Deny),
                 build_grants: settings.build_grant,
                 cgroup: settings.cgroup.unwrap_or_else(|| "mogok".to_owned()),
+                cgroup_parent: settings.cgroup_parent,
             },
             node_id: settings.node_id,
             uid_base: settings.uid_base.unwrap_or(1 << 28),

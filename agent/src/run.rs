@@ -72,7 +72,8 @@ async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
     let logs = Logs::open(&state_dir, ledger.clone()).context("cannot open the log journal")?;
     let ground = Arc::new(Ground {
         boot_id: shim::boot_id().context("cannot read the boot id")?,
-        cgroups: Cgroups::detect(&config.host.cgroup).context("cannot use cgroups")?,
+        cgroups: Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
+            .context("cannot use cgroups")?,
         disks: Disks::open(&state_dir.join("disks")).context("cannot use disks")?,
         ledger,
     });

@@ -12,8 +12,8 @@ use crate::layout::Layout;
 use crate::pidfile::Process;
 
 /// Longer than the supervisor gives all parts together.
-const SUPERVISOR_WITHIN: Duration = Duration::from_secs(120);
-const PART_WITHIN: Duration = Duration::from_secs(20);
+const SUPERVISOR_WITHIN: Duration = Duration::from_secs(240);
+const PART_WITHIN: Duration = Duration::from_secs(40);
 
 pub(crate) fn down(layout: &Layout) -> Result<()> {
     ensure!(geteuid().is_root(), "stopping the platform needs root: run it with sudo");

@@ -205,7 +205,10 @@ impl Layout {
             .args(["--store".as_ref(), self.store().as_os_str()])
             .args(["--image-store".as_ref(), self.image_store().as_os_str()])
             .args(["--pool", &self.pool])
-            .args(["--cgroup", &self.name]);
+            .args(["--cgroup", &self.name])
+            // The supervisor and its parts share a cgroup that nobody delegated: on a unified host only
+            // the root may hold processes and hand controllers to children.
+            .args(["--cgroup-parent", "/"]);
         if self.gem_index.is_some() {
             command.args(["--build-grant", &self.gem_address()?.to_string()]);
         }

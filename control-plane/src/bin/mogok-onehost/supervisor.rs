@@ -23,7 +23,10 @@ use crate::ready;
 /// How long a part may take until it accepts connections.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a part may take to stop before it is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// Longer than the router waits for requests in flight (30 s).
+const STOP_WITHIN: Duration = Duration::from_secs(40);
+/// How long the kernel may take to end a killed part.
+const KILL_WITHIN: Duration = Duration::from_secs(10);
 /// A part that ran at least this long is started again at once.
 const STABLE: Duration = Duration::from_secs(10);
 /// How often in a row a part may die young before the platform gives up.
@@ -168,16 +171,25 @@ impl Platform<'_> {
             } else {
                 Signal::SIGTERM
             });
-            let deadline = Instant::now() + STOP_WITHIN;
-            while process.alive() {
-                if Instant::now() > deadline {
-                    println!("{:>13} | {} did not stop in time: killed", "onehost", part.name());
-                    process.signal(Signal::SIGKILL);
-                }
-                std::thread::sleep(Duration::from_millis(10));
+            if !ended_within(process, STOP_WITHIN) {
+                println!("{:>13} | {} did not stop in time: killed", "onehost", part.name());
+                process.signal(Signal::SIGKILL);
+                ended_within(process, KILL_WITHIN);
             }
             self.reap();
             self.running.retain(|one| one.process != process);
         }
     }
+}
+
+/// Waits for the end of a part; false when it did not come in time.
+fn ended_within(process: Process, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    while process.alive() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
