@@ -69,7 +69,13 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn grant_plan(grant: GrantPlan) -> anyhow::Result<()> {
-    let url = grant.database.unwrap_or_else(|| Store::sqlite_url(&grant.state_dir.join("mogok.db")));
+    let file = grant.state_dir.join("mogok.db");
+    anyhow::ensure!(
+        grant.database.is_some() || file.exists(),
+        "{} does not exist: name the state directory of a control plane that has run",
+        file.display()
+    );
+    let url = grant.database.unwrap_or_else(|| Store::sqlite_url(&file));
     let store = Store::open(&url).await?;
     let Some((user, _)) = store.user_by_email(&grant.email).await? else {
         anyhow::bail!("no account {:?}: 'mogok signup' makes one", grant.email)

@@ -116,7 +116,7 @@ fn main() -> ExitCode {
 
 fn serve(run: Run) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(EnvFilter::try_from_env("MOGOK_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(std::io::stderr)
         .init();
     let descriptors = raise_descriptors().context("cannot read the limit of open files")?;

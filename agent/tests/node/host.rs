@@ -110,7 +110,7 @@ impl Host {
             .args(["--shim".as_ref(), self.shim.as_os_str()])
             .args(["--pool", "10.91.0.0/24", "--cgroup", &self.cgroup])
             .args(&self.arguments)
-            .env("RUST_LOG", "info")
+            .env("MOGOK_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -222,6 +222,11 @@ impl Layout {
         Ok(command)
     }
 
+    /// Scheme and port of the URLs that developers are shown.
+    pub(crate) fn public(&self) -> (&'static str, u16) {
+        self.tls_listen.map_or(("http", self.listen.port()), |listen| ("https", listen.port()))
+    }
+
     fn control_plane(&self) -> Result<Command> {
         let mut command = Command::new(self.program("mogok-control-plane")?);
         command
@@ -230,7 +235,8 @@ impl Layout {
             .args(["--listen", &self.control_plane_listen.to_string()])
             .args(["--node-socket".as_ref(), self.node_socket().as_os_str()])
             .args(["--base-domain", &self.base_domain])
-            .args(["--public-port", &self.listen.port().to_string()])
+            .args(["--public-port", &self.public().1.to_string()])
+            .args(["--public-scheme", self.public().0])
             .arg("--agent")
             .arg(format!("unix:{}", self.agent_socket().display()));
         if self.gem_index.is_some() {

@@ -48,7 +48,8 @@ pub(crate) fn run(layout: &Layout) -> Result<()> {
     let mut platform = Platform { layout, running: Vec::new(), due: Vec::new(), young_deaths: 0 };
     let result = platform.start_all(&mut signals).and_then(|started| {
         if started {
-            println!("{:>13} | ready: http://api.{}:{}", "onehost", layout.base_domain, layout.listen.port());
+            let (scheme, port) = layout.public();
+            println!("{:>13} | ready: {scheme}://api.{}:{port}", "onehost", layout.base_domain);
             platform.watch(&mut signals)?;
         }
         Ok(())
@@ -66,7 +67,9 @@ fn prepare(layout: &Layout) -> Result<std::path::PathBuf> {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let owner = if layout.privileged(part) { 0 } else { layout.service_id };
         chown(&dir, Some(owner), Some(owner)).with_context(|| format!("cannot own {}", dir.display()))?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        // Workers of an nginx that started as root go through its directory as another user.
+        let mode = if part == Part::Nginx { 0o711 } else { 0o700 };
+        fs::set_permissions(&dir, fs::Permissions::from_mode(mode))?;
     }
     fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
     // The control plane makes its socket here; nobody else may look for one.
