@@ -4,7 +4,7 @@
 //! one more in each v1 hierarchy that limits it. Invariant: only directories below the agent's own
 //! root are ever written, and a container whose limits the host cannot enforce is never created.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use mogok_api::agent::{CgroupMode, Usage};
 use mogok_api::app::Limits;
 use mogok_api::id::InstanceId;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 mod file;
 mod hierarchy;
@@ -28,6 +30,10 @@ const REMOVAL_WAIT: Duration = Duration::from_secs(10);
 /// Why a cgroup could not be made, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
+    #[error("another agent uses {}: stop it, or give this one another name with --cgroup", .0.display())]
+    InUse(PathBuf),
+    #[error("cannot lock {}", path.display())]
+    Lock { path: PathBuf, source: std::io::Error },
     #[error("cgroup root name {0:?}: use 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.', not starting with '.'")]
     InvalidRootName(String),
     #[error(
@@ -153,6 +159,20 @@ impl Cgroups {
             }
         }
         Ok(found)
+    }
+
+    /// Keeps other agents away from this root; freed by the kernel with the process. Every container
+    /// below the root that is not in an agent's own ledger is debris to it, so two would kill each other's.
+    ///
+    /// # Errors
+    /// When another agent has it.
+    pub fn lock(&self) -> Result<Flock<File>, CgroupError> {
+        let path = self.hierarchies.v2();
+        let dir = File::open(path).map_err(|source| CgroupError::Lock { path: path.to_owned(), source })?;
+        Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => CgroupError::InUse(path.to_owned()),
+            errno => CgroupError::Lock { path: path.to_owned(), source: errno.into() },
+        })
     }
 
     /// Removes the agent's root directories where they are empty. For a node that is given up, and tests.

@@ -56,6 +56,7 @@ async fn purge_host(state_dir: &Path, host: &HostSettings) -> Result<()> {
         }
     }
     let cgroups = Cgroups::detect_below(&host.cgroup, host.cgroup_parent.as_deref())?;
+    let _name = cgroups.lock()?;
     let disks = Disks::open(&state_dir.join("disks"))?;
     let network = Network::start(&host.network(state_dir)).await?;
     let ids: BTreeSet<_> = ledger.list()?.into_iter().chain(cgroups.list()?).chain(disks.list()?).collect();

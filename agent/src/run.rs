@@ -63,7 +63,7 @@ pub fn lock(state_dir: &Path) -> Result<Flock<File>> {
 }
 
 /// Makes the node with the containers that live on in its network, and says what was found of each.
-async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
+async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Finding)>)> {
     let state_dir = config.state_dir.clone();
     let ledger = Ledger::open(&state_dir)?;
     // Before anything of it exists on the host, so that a purge knows where to look.
@@ -72,8 +72,7 @@ async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
     let logs = Logs::open(&state_dir, ledger.clone()).context("cannot open the log journal")?;
     let ground = Arc::new(Ground {
         boot_id: shim::boot_id().context("cannot read the boot id")?,
-        cgroups: Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
-            .context("cannot use cgroups")?,
+        cgroups,
         disks: Disks::open(&state_dir.join("disks")).context("cannot use disks")?,
         ledger,
     });
@@ -126,9 +125,12 @@ async fn node(config: Config) -> Result<(Node, Vec<(Record, Finding)>)> {
 /// When the agent cannot start.
 pub async fn run(config: Config) -> Result<()> {
     let _lock = lock(&config.state_dir)?;
+    let cgroups = Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
+        .context("cannot use cgroups")?;
+    let _name = cgroups.lock()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (node, found) = node(config).await?;
+    let (node, found) = node(config, cgroups).await?;
     let node = Arc::new(node);
     let wanted = Arc::new(Wanted::open(DesiredFile::new(&node.config.state_dir))?);
     let mut reconciler = Reconciler::new(node.clone(), wanted.clone());

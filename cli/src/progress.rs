@@ -11,12 +11,16 @@ use mogok_api::name::AppName;
 /// Longer than any deploy may take: boot timeout, drain and stop grace.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How often in a row the platform may be away, half a second each.
+const MAX_FAILURES: u32 = 60;
+
 /// Waits until the deploy has ended, and fails as it failed.
 pub(crate) fn wait(client: &Client, app: &AppName, deploy: Deploy) -> Result<Deploy> {
     let terminal = io::stderr().is_terminal();
     let started = Instant::now();
     let mut deploy = deploy;
     let mut shown = String::new();
+    let mut failures = 0;
     while deploy.state == DeployState::Running && started.elapsed() < PATIENCE {
         let message = deploy.message.clone().unwrap_or_else(|| format!("{} under way", deploy.action));
         if terminal {
@@ -27,7 +31,18 @@ pub(crate) fn wait(client: &Client, app: &AppName, deploy: Deploy) -> Result<Dep
         }
         shown = message;
         let seconds = if terminal { 1 } else { 25 };
-        deploy = client.get(&format!("/v1/apps/{app}/deploys/{}?wait={seconds}", deploy.id))?;
+        match client.get(&format!("/v1/apps/{app}/deploys/{}?wait={seconds}", deploy.id)) {
+            Ok(newer) => {
+                deploy = newer;
+                failures = 0;
+            }
+            // The deploy is the platform's: it goes on while the platform restarts.
+            Err(error) if error.passing() && failures < MAX_FAILURES => {
+                failures += 1;
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     if terminal {
         eprint!("\r\x1b[K");

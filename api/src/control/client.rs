@@ -28,6 +28,8 @@ pub enum ClientError {
     Unreachable { url: String, source: ureq::Error },
     #[error(transparent)]
     Refused(#[from] ApiError),
+    #[error("the platform at {url} is restarting or overloaded (HTTP {status}): try again in a moment")]
+    Away { url: String, status: u16 },
     #[error("the platform at {url} sent something that is not an answer of this API (HTTP {status})")]
     NotAnAnswer { url: String, status: u16 },
     #[error("the log stream broke off")]
@@ -37,6 +39,12 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// May the same call work in a moment? What was begun goes on meanwhile.
+    #[must_use]
+    pub fn passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Away { .. })
+    }
+
     /// The platform's own code, when it answered.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {
@@ -207,7 +215,13 @@ fn refuse_errors(url: &str, response: Response<ureq::Body>) -> Result<Response<u
     let not_an_answer = || ClientError::NotAnAnswer { url: url.to_owned(), status: status.as_u16() };
     let body =
         response.into_body().with_config().limit(MAX_REPLY).read_to_vec().map_err(|_| not_an_answer())?;
-    Err(serde_json::from_slice::<ApiError>(&body).map_or_else(|_| not_an_answer(), ClientError::Refused))
+    Err(match serde_json::from_slice::<ApiError>(&body) {
+        Ok(refusal) => ClientError::Refused(refusal),
+        Err(_) if matches!(status.as_u16(), 502..=504) => {
+            ClientError::Away { url: url.to_owned(), status: status.as_u16() }
+        }
+        Err(_) => not_an_answer(),
+    })
 }
 
 fn decode<T: DeserializeOwned>(url: &str, response: Response<ureq::Body>) -> Result<T, ClientError> {

@@ -128,7 +128,7 @@ impl Layout {
     }
 
     fn node_socket(&self) -> PathBuf {
-        self.run_dir().join("control-plane.sock")
+        self.dir(Part::ControlPlane).join("node.sock")
     }
 
     /// The path of one of the platform's programs.
@@ -180,6 +180,18 @@ impl Layout {
             Part::Gems => Ready::Address(self.gem_address()?),
             Part::Nginx => Ready::Address(self.listen),
         })
+    }
+
+    /// Every address that something of the platform listens on, with the name of the part; the gem
+    /// index's is on an address that exists only when the agent runs.
+    pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mut addresses = vec![
+            (Part::ControlPlane.name(), self.control_plane_listen),
+            (Part::Router.name(), self.router_listen),
+            (Part::Nginx.name(), self.listen),
+        ];
+        addresses.extend(self.tls_listen.map(|listen| (Part::Nginx.name(), listen)));
+        addresses
     }
 
     /// The command that starts a part.
@@ -312,7 +324,8 @@ impl Layout {
     }
 
     fn write_configuration(&self, part: Part, text: &[u8]) -> Result<PathBuf> {
-        let path = self.dir(part).join("nginx.conf");
+        // Not in the part's own directory: root must not write where another user could have put a link.
+        let path = self.run_dir().join(format!("{}.conf", part.name()));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }

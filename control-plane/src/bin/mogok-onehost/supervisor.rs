@@ -3,20 +3,21 @@
 //! It is the subreaper of all it starts (prctl(2), PR_SET_CHILD_SUBREAPER), so that the shims of an
 //! agent that was killed are reaped here and never become somebody else's zombies.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::child::{self, Running};
-use crate::layout::{Layout, Part};
+use crate::layout::{Layout, Part, Ready};
 use crate::pidfile::Process;
 use crate::ready;
 
@@ -29,15 +30,17 @@ const STOP_WITHIN: Duration = Duration::from_secs(40);
 const KILL_WITHIN: Duration = Duration::from_secs(10);
 /// A part that ran at least this long is started again at once.
 const STABLE: Duration = Duration::from_secs(10);
-/// How often in a row a part may die young before the platform gives up.
-const MAX_YOUNG_DEATHS: u32 = 10;
+/// What each death of a young part adds to the wait before its next start, and the longest wait.
+const WAIT_STEP: Duration = Duration::from_millis(200);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 struct Platform<'a> {
     layout: &'a Layout,
     running: Vec<Running>,
     /// Parts to start again, and when.
     due: Vec<(Part, Instant)>,
-    young_deaths: u32,
+    /// How often in a row each part died young.
+    young_deaths: BTreeMap<&'static str, u32>,
 }
 
 pub(crate) fn run(layout: &Layout) -> Result<()> {
@@ -45,7 +48,8 @@ pub(crate) fn run(layout: &Layout) -> Result<()> {
     let pidfile = prepare(layout)?;
     nix::sys::prctl::set_child_subreaper(true).context("cannot become the reaper of orphans")?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).context("cannot catch signals")?;
-    let mut platform = Platform { layout, running: Vec::new(), due: Vec::new(), young_deaths: 0 };
+    let mut platform =
+        Platform { layout, running: Vec::new(), due: Vec::new(), young_deaths: BTreeMap::new() };
     let result = platform.start_all(&mut signals).and_then(|started| {
         if started {
             let (scheme, port) = layout.public();
@@ -72,8 +76,8 @@ fn prepare(layout: &Layout) -> Result<std::path::PathBuf> {
         fs::set_permissions(&dir, fs::Permissions::from_mode(mode))?;
     }
     fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
-    // The control plane makes its socket here; nobody else may look for one.
-    chown(&run_dir, Some(layout.service_id), Some(layout.service_id))?;
+    // Root writes here, so nobody else may.
+    chown(&run_dir, Some(0), Some(0))?;
     fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o711))?;
     let pidfile = run_dir.join("onehost.pid");
     if let Some(process) = Process::read(&pidfile) {
@@ -88,14 +92,13 @@ fn prepare(layout: &Layout) -> Result<std::path::PathBuf> {
 impl Platform<'_> {
     /// Starts each part when the one before it is ready; false when told to stop meanwhile.
     fn start_all(&mut self, signals: &mut Signals) -> Result<bool> {
+        for (name, address) in self.layout.addresses() {
+            ensure!(
+                !ready::is_ready(&Ready::Address(address)),
+                "cannot start {name}: {address} is in use by another program; choose another address"
+            );
+        }
         for part in self.layout.parts() {
-            if let crate::layout::Ready::Address(address) = self.layout.ready(part)? {
-                ensure!(
-                    !ready::is_ready(&self.layout.ready(part)?),
-                    "cannot start {}: {address} is in use by another program; choose another address",
-                    part.name()
-                );
-            }
             self.running.push(child::start(self.layout, part)?);
             let deadline = Instant::now() + READY_WITHIN;
             while !ready::is_ready(&self.layout.ready(part)?) {
@@ -118,7 +121,7 @@ impl Platform<'_> {
     fn watch(&mut self, signals: &mut Signals) -> Result<()> {
         loop {
             for ended in self.reap() {
-                self.schedule(ended)?;
+                self.schedule(&ended);
             }
             let now = Instant::now();
             let (start, later): (Vec<_>, Vec<_>) = self.due.drain(..).partition(|(_, at)| *at <= now);
@@ -133,19 +136,13 @@ impl Platform<'_> {
         }
     }
 
-    fn schedule(&mut self, ended: Running) -> Result<()> {
+    fn schedule(&mut self, ended: &Running) {
         let name = ended.part.name();
-        let delay = if ended.started.elapsed() >= STABLE {
-            self.young_deaths = 0;
-            Duration::from_millis(50)
-        } else {
-            self.young_deaths += 1;
-            ensure!(self.young_deaths <= MAX_YOUNG_DEATHS, "{name} dies again and again: giving up");
-            Duration::from_millis(200) * self.young_deaths
-        };
+        let deaths = self.young_deaths.entry(name).or_default();
+        *deaths = if ended.started.elapsed() >= STABLE { 0 } else { deaths.saturating_add(1) };
+        let delay = (WAIT_STEP * *deaths).min(MAX_WAIT) + Duration::from_millis(50);
         println!("{:>13} | {name} ended, starting it again in {} ms", "onehost", delay.as_millis());
         self.due.push((ended.part, Instant::now() + delay));
-        Ok(())
     }
 
     /// Reaps every child that ended and returns the parts among them.
@@ -157,7 +154,10 @@ impl Platform<'_> {
                 Ok(status) => {
                     let pid = status.pid().map(Pid::as_raw);
                     if let Some(index) = self.running.iter().position(|one| Some(one.process.pid) == pid) {
-                        ended.push(self.running.remove(index));
+                        let part = self.running.remove(index);
+                        // What it left of its process group (nginx's workers) would hold its address.
+                        let _ = killpg(Pid::from_raw(part.process.pid), Signal::SIGKILL);
+                        ended.push(part);
                     }
                 }
                 Err(_) => {}

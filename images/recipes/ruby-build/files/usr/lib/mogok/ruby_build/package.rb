@@ -5,14 +5,16 @@ require "fileutils"
 module RubyBuild
   # The package: /app as tar.zst. The same tree gives the same bytes.
   class Package
-    # As the images: nothing is dated later, nothing earlier.
-    MTIME = "@1700000000"
+    # Where the first entry of a tar keeps its time, in octal digits (tar(5)).
+    MTIME_OFFSET = 136
+    MTIME_DIGITS = 11
     BYTES_MAX = 500_000_000
 
     attr_reader :bytes
 
-    def initialize(app, output)
+    def initialize(app, source, output)
       @app = app
+      @source = source
       @output = output
     end
 
@@ -33,10 +35,14 @@ module RubyBuild
       system("find", @app, "(", "-type", "p", "-o", "-type", "s", ")", "-delete", exception: true)
     end
 
+    # All files bear the time of the commit: the same for the same source, and newer for a newer one,
+    # so that what browsers hold of an earlier release is not taken for current.
+    def commit_time = File.binread(@source, MTIME_DIGITS, MTIME_OFFSET).to_i(8)
+
     # Attributes are the platform's: it refuses setuid, and the owner is always the application's user.
     def pack
       tar = ["tar", "--create", "--file=-", "--directory", File.dirname(@app), "--format=gnu", "--sort=name",
-             "--owner=1000", "--group=1000", "--numeric-owner", "--mtime=#{MTIME}", "--mode=u+rwX,ug-s,-t",
+             "--owner=1000", "--group=1000", "--numeric-owner", "--mtime=@#{commit_time}", "--mode=u+rwX,ug-s,-t",
              File.basename(@app)]
       zstd = %w[zstd --quiet -3 -T0 --stdout]
       reader, writer = IO.pipe
