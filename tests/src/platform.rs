@@ -83,7 +83,7 @@ impl Platform {
             return Ok(None);
         }
         network::enter_own_namespace()?;
-        let name = format!("mogok-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("mogok-test-{}-{:03}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let before = Host::look(&name)?;
         let state = tempfile::Builder::new().prefix(&name).tempdir()?;
         // The unprivileged parts go through it to their own directories.
@@ -169,6 +169,24 @@ impl Platform {
         let socket = self.state.path().join("run/agent.sock").to_string_lossy().into_owned();
         let program = bin_dir().join("mogok-agent");
         crate::program::run(&program.to_string_lossy(), &[args, &["--socket", &socket]].concat())
+    }
+
+    /// What an agent of the same name with another state directory says when it is started beside.
+    ///
+    /// # Errors
+    /// When it is not refused.
+    pub fn second_agent(&self) -> Result<String> {
+        let dir = self.state.path().join("second");
+        let output = Command::new(bin_dir().join("mogok-agent"))
+            .arg("run")
+            .args(["--state-dir".as_ref(), dir.as_os_str()])
+            .args(["--store".as_ref(), dir.join("store").as_os_str()])
+            .args(["--socket".as_ref(), dir.join("agent.sock").as_os_str()])
+            .args(["--cgroup", &self.name, "--cgroup-parent", "/"])
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(!output.status.success(), "a second agent of the same name ran");
+        Ok(crate::program::both(&output))
     }
 
     /// The pid of a part: `agent`, `control-plane`, `router`, `nginx`.

@@ -105,3 +105,24 @@ fn killed_parts_lose_no_container_and_no_request_but_the_routers_own() -> Result
     assert_eq!(platform.visit(&app, "/")?.status, 200);
     platform.finish()
 }
+
+#[test]
+fn a_killed_nginx_is_replaced_though_its_workers_live_on() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.create("rack", "hello")?;
+    kill_part(&platform, "nginx")?;
+    wait_until("nginx answers again", Duration::from_secs(20), || dev.mogok(&app, &["info"]).is_ok())?;
+    platform.finish()
+}
+
+#[test]
+fn a_second_agent_of_the_same_name_is_refused_before_it_touches_anything() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.deploy("rack", "hello")?;
+    let refused = platform.second_agent()?;
+    assert!(refused.contains("another agent uses"), "{refused}");
+    assert_eq!(platform.visit(&app, "/")?.status, 200);
+    platform.finish()
+}
