@@ -169,7 +169,9 @@ fn attempt(
         let (uid, gid) = (spec.id_base + spec.uid, spec.id_base + spec.gid);
         fchown(&pipe.writer, Some(uid.into()), Some(gid.into())).at(Step::Pipes, "fchown")?;
     }
+    let cgroups_v1 = open_v1(&spec.cgroups_v1)?;
     let sandbox = child::Sandbox {
+        cgroups_v1: &cgroups_v1,
         release: release.reader.as_fd(),
         error: error.writer.as_fd(),
         status: status.writer.as_fd(),
@@ -203,9 +205,22 @@ fn attempt(
     Ok(Launched { init, stdout: stdout.reader, stderr: stderr.reader, status: status.reader })
 }
 
+/// Files of the v1 cgroups through which a thread moves itself. Moving `0` there takes no lock that all of
+/// the host's forks share, moving another's pid does (kernel/cgroup/cgroup.c, `cgroup_procs_write_start`);
+/// the kernel asks for the opener's rights, not the writer's.
+fn open_v1(cgroups: &[PathBuf]) -> Result<Vec<OwnedFd>, SetupError> {
+    let open = |cgroup: &PathBuf| {
+        let tasks = cgroup.join("tasks");
+        // An existing file only: a plain directory that was taken for a cgroup must not get one.
+        let file = fs::OpenOptions::new().write(true).open(&tasks).at(Step::JoinCgroups, tasks.display())?;
+        Ok(file.into())
+    };
+    cgroups.iter().map(open).collect()
+}
+
 /// What only the host's root can do for the child, before it does anything itself.
 fn prepare(spec: &Spec, pid: i32, cgroup: Option<&PathBuf>) -> Result<(), SetupError> {
-    for cgroup in spec.cgroups_v1.iter().chain(cgroup) {
+    if let Some(cgroup) = cgroup {
         let procs = cgroup.join("cgroup.procs");
         // An existing file only: a plain directory that was taken for a cgroup must not get one.
         let mut file =

@@ -104,6 +104,8 @@ fn start(platform: &Platform, dev: &Developer, app: &App) -> Result<f64> {
     first_page(platform, app)?;
     let whole = Utc::now() - called;
     starting.wait_with_output()?;
+    // The last lines of a start reach the log a little later than its first page the visitor.
+    std::thread::sleep(Duration::from_secs(1));
     let text = dev.mogok(app, &["logs", "-n", "200", "--json"])?;
     let lines: Vec<LogLine> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let at = |what: &str| -> Result<DateTime<Utc>> {

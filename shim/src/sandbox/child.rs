@@ -2,9 +2,9 @@
 //! everything, and forks the program.
 //!
 //! It neither allocates nor logs nor unwinds; a failed step travels to the shim as two numbers.
-//! Invariant: it does nothing before the shim has mapped its ids and put it into its cgroups.
+//! Invariant: but for joining its v1 cgroups it does nothing before the shim has mapped its ids.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
@@ -71,6 +71,7 @@ impl<T> During<T> for Result<T, Errno> {
 
 /// The child's share of a start: descriptors it keeps, and the program.
 pub(super) struct Sandbox<'a> {
+    pub(super) cgroups_v1: &'a [OwnedFd],
     pub(super) release: BorrowedFd<'a>,
     pub(super) error: BorrowedFd<'a>,
     pub(super) status: BorrowedFd<'a>,
@@ -90,6 +91,9 @@ impl Sandbox<'_> {
     }
 
     fn enter(&self) -> Result<i32, Failed> {
+        for tasks in self.cgroups_v1 {
+            write(tasks, b"0").during(Step::JoinCgroups)?;
+        }
         let kept = [self.release, self.error, self.status, self.stdout, self.stderr];
         descriptor::keep_only(&kept).during(Step::Descriptors)?;
         self.await_release().during(Step::Release)?;
