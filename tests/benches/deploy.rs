@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         fs::write(app.dir.join("CHANGES"), "changed\n")?;
         let again = push_build_serve(&platform, &dev, &app, false)?;
         rows.push(Row::alone(
-            &format!("{title}: push -> build -> 200, lock unchanged"),
+            &format!("{title}: push -> build done, lock unchanged"),
             "ms",
             again,
             20_000.0,
@@ -76,7 +76,7 @@ fn first_page(platform: &Platform, app: &App) -> Result<()> {
         if Instant::now() > deadline {
             bail!("{} does not answer 200", app.name);
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
 }
@@ -106,11 +106,13 @@ fn start(platform: &Platform, dev: &Developer, app: &App) -> Result<f64> {
     starting.wait_with_output()?;
     // The last lines of a start reach the log a little later than its first page the visitor.
     std::thread::sleep(Duration::from_secs(1));
-    let text = dev.mogok(app, &["logs", "-n", "200", "--json"])?;
+    let text = dev.mogok(app, &["logs", "-n", "200", "--process", "web.1", "--json"])?;
     let lines: Vec<LogLine> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let at = |what: &str| -> Result<DateTime<Utc>> {
         let found = lines.iter().rev().find(|line| line.at >= called && line.line.contains(what));
-        found.map(|line| line.at).with_context(|| format!("no log line with {what:?}"))
+        found
+            .map(|line| line.at)
+            .with_context(|| format!("no log line with {what:?} since {called} in\n{text}"))
     };
     let boot = at("Listening on")? - at("started")?;
     Ok(in_milliseconds((whole - boot).to_std().unwrap_or_default()))
