@@ -16,10 +16,13 @@ const ANSWER: Duration = Duration::from_secs(10);
 const STATUS_LINE: usize = 12;
 /// Between attempts: short at first, because most of a deploy's time is this wait.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A connection costs next to nothing, a request is work for the program.
+const LONGEST_CONNECT_PAUSE: Duration = Duration::from_millis(40);
+const LONGEST_REQUEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Returns when `address` answers. The caller bounds the wait.
 pub async fn answers(address: SocketAddr, path: Option<&str>) {
+    let longest = if path.is_none() { LONGEST_CONNECT_PAUSE } else { LONGEST_REQUEST_PAUSE };
     let mut pause = FIRST_PAUSE;
     loop {
         let up = match path {
@@ -32,7 +35,7 @@ pub async fn answers(address: SocketAddr, path: Option<&str>) {
             return;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
     }
 }
 

@@ -26,12 +26,7 @@ fn main() -> Result<()> {
         rows.push(Row::alone(&format!("{title}: push -> build -> start -> 200, cold"), "ms", cold, 60_000.0));
         fs::write(app.dir.join("CHANGES"), "changed\n")?;
         let again = push_build_serve(&platform, &dev, &app, false)?;
-        rows.push(Row::alone(
-            &format!("{title}: push -> build done, lock unchanged"),
-            "ms",
-            again,
-            20_000.0,
-        ));
+        rows.push(Row::alone(&format!("{title}: push -> build done, lock unchanged"), "ms", again, 20_000.0));
         fs::write(app.dir.join("CHANGES"), "changed again\n")?;
         dev.push(&app)?;
         let (build, own) = rebuild(&dev, &app)?;
