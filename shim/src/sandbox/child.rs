@@ -171,10 +171,7 @@ impl Sandbox<'_> {
         self.shim_lives().during(Step::DeathSignal)?;
         // Before there is a child that could end: pid 1 takes signals one by one.
         signal::block_all().during(Step::Fork)?;
-        for filter in seccomp::FILTERS {
-            crate::sys::seccomp::install(filter).during(Step::Seccomp)?;
-        }
-        Ok(())
+        crate::sys::seccomp::install(seccomp::FILTER).during(Step::Seccomp)
     }
 
     fn shim_lives(&self) -> Result<(), Errno> {
