@@ -47,20 +47,27 @@ pub(crate) fn specialize(program: &BpfProgram, number: u32) -> Result<Leaf> {
     }
 }
 
-/// The instructions from `start` to the last one that a jump from there leads to; all jumps lead forward and
+/// The instructions from `start` to the last one that can be reached from there; all jumps lead forward and
 /// count from where they stand, so the piece works anywhere.
 fn reachable(program: &BpfProgram, start: usize) -> Result<Leaf> {
-    let (mut at, mut last) = (start, start);
-    while at <= last {
-        let op = program.get(at).context("a jump leads out of the program")?;
-        let furthest = match op.code {
-            RETURN => at,
-            JUMP => at + 1 + op.k as usize,
-            code if code & 0x07 == JUMP => at + 1 + usize::from(op.jt.max(op.jf)),
-            _ => at + 1,
+    let mut reached = vec![false; program.len()];
+    let mut last = start;
+    reached[start] = true;
+    for at in start..program.len() {
+        if !reached[at] {
+            continue;
+        }
+        last = at;
+        let op = &program[at];
+        let next = match op.code {
+            RETURN => vec![],
+            JUMP => vec![op.k as usize],
+            code if code & 0x07 == JUMP => vec![op.jt.into(), op.jf.into()],
+            _ => vec![0],
         };
-        last = last.max(furthest);
-        at += 1;
+        for step in next {
+            *reached.get_mut(at + 1 + step).context("a jump leads out of the program")? = true;
+        }
     }
     Ok(program[start..=last].to_vec())
 }
@@ -92,11 +99,14 @@ fn search(ranges: &[(u32, Leaf)]) -> Result<BpfProgram> {
     let (lower, upper) = ranges.split_at(ranges.len() / 2);
     let (first, _) = upper.first().context("no number has a verdict")?;
     let lower = search(lower)?;
-    // A conditional jump reaches 255 instructions only.
-    let mut program = vec![
-        instruction(JUMP_IF_GREATER_OR_EQUAL, 0, 1, *first),
-        instruction(JUMP, 0, 0, u32::try_from(lower.len())?),
-    ];
+    let mut program = match u8::try_from(lower.len()) {
+        Ok(length) => vec![instruction(JUMP_IF_GREATER_OR_EQUAL, length, 0, *first)],
+        // A conditional jump does not reach that far.
+        Err(_) => vec![
+            instruction(JUMP_IF_GREATER_OR_EQUAL, 0, 1, *first),
+            instruction(JUMP, 0, 0, u32::try_from(lower.len())?),
+        ],
+    };
     program.extend(lower);
     program.extend(search(upper)?);
     Ok(program)
