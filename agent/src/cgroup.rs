@@ -15,12 +15,15 @@ use mogok_api::id::InstanceId;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+mod device;
 mod file;
+mod freeze;
 mod hierarchy;
 mod limit;
 mod oom;
 mod removal;
 
+use hierarchy::Version;
 pub use hierarchy::{Controller, Hierarchies, Place};
 pub use oom::OomWatch;
 
@@ -46,6 +49,18 @@ pub enum CgroupError {
     ControllerMissing(Controller),
     #[error("controller {controller}: the kernel has no {}, so the limit cannot be enforced", file.display())]
     LimitMissing { controller: Controller, file: PathBuf },
+    #[error("controller io: {} lies on no single disk, so the limit cannot be enforced: keep the containers' disks on a file system of its own disk", .0.display())]
+    NoDisk(PathBuf),
+    #[error(
+        "controller io: disk {0} is not divided by weight: set its scheduler to bfq, or enable it in io.cost.qos of the root cgroup"
+    )]
+    NoShares(String),
+    #[error("controller cpuset: the container may run on CPUs {effective:?} only, not on {wanted:?}")]
+    CpusMissing { wanted: String, effective: String },
+    #[error("controller memory: {} is a cgroup v1 file system, which cannot reclaim on demand", .0.display())]
+    NoReclaim(PathBuf),
+    #[error("cgroup {} is not {state} after {} s", path.display(), after.as_secs())]
+    NotFrozen { path: PathBuf, state: &'static str, after: Duration },
     #[error("read {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{} holds {content:?}, which is not what cgroups(7) says", path.display())]
@@ -68,6 +83,8 @@ pub enum CgroupError {
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     hierarchies: Hierarchies,
+    /// I/O limits are about the disk below this path.
+    disk: PathBuf,
 }
 
 impl Cgroups {
@@ -89,7 +106,13 @@ impl Cgroups {
         let own = file::read(Path::new("/proc/self/cgroup"))?;
         let hierarchies = Hierarchies::find(&mountinfo, &own, root_name, parent)?;
         hierarchies.prepare()?;
-        Ok(Self { hierarchies })
+        Ok(Self { hierarchies, disk: PathBuf::from("/") })
+    }
+
+    /// I/O limits are to be about the disk that `path` lies on (or is), not about that of `/`.
+    #[must_use]
+    pub fn with_disk(self, path: &Path) -> Self {
+        Self { disk: path.to_owned(), ..self }
     }
 
     /// Which of the two kinds of host this is.
@@ -101,13 +124,13 @@ impl Cgroups {
     /// A new, empty cgroup with all limits set. What an earlier life left under the same id is removed
     /// first, unless processes live in it.
     pub fn create(&self, id: &InstanceId, limits: &Limits) -> Result<Cgroup, CgroupError> {
-        for controller in Controller::ALL {
-            if self.hierarchies.place(controller).is_none() {
-                return Err(CgroupError::ControllerMissing(controller));
-            }
+        let needed = |controller| limit::needs(controller, limits);
+        let missing = |controller: &Controller| self.hierarchies.place(*controller).is_none();
+        if let Some(missing) = Controller::ALL.into_iter().filter(|c| needed(*c)).find(missing) {
+            return Err(CgroupError::ControllerMissing(missing));
         }
-        let cgroup = self.open(id);
-        match cgroup.make(limits) {
+        let cgroup = self.cgroup(id, |place, controller| place.version == Version::V2 || needed(controller));
+        match cgroup.make(limits, &self.disk, self.hierarchies.tree()) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 if !matches!(error, CgroupError::Occupied(_)) {
@@ -122,22 +145,28 @@ impl Cgroups {
     /// The cgroup of a container that may or may not exist.
     #[must_use]
     pub fn open(&self, id: &InstanceId) -> Cgroup {
+        // Which v1 hierarchies it is in depends on its limits, but for those that limit every container.
+        self.cgroup(id, |place, controller| Controller::BASE.contains(&controller) || place.dir.exists())
+    }
+
+    /// The container's places in the hierarchies, where `has` says that it is in them.
+    fn cgroup(&self, id: &InstanceId, has: impl Fn(&Place, Controller) -> bool) -> Cgroup {
         let name = id.to_string();
-        let place = |controller| {
+        let places = Controller::ALL.map(|controller| {
             self.hierarchies
                 .place(controller)
                 .map(|place| Place { version: place.version, dir: place.dir.join(&name) })
-        };
-        let [cpu, memory, pids] = Controller::ALL.map(place);
+                .filter(|place| has(place, controller))
+        });
         let v2 = self.hierarchies.v2().join(&name);
         let mut v1: Vec<PathBuf> = Vec::new();
-        for place in [&cpu, &memory, &pids].into_iter().flatten() {
+        for place in places.iter().flatten() {
             // Hierarchies with several controllers (`cpu,memory`) are one directory.
             if place.dir != v2 && !v1.contains(&place.dir) {
                 v1.push(place.dir.clone());
             }
         }
-        Cgroup { v2, v1, cpu, memory, pids }
+        Cgroup { v2, v1, places }
     }
 
     /// Every container that has a cgroup, in no order: how the agent finds what it does not remember.
@@ -192,9 +221,7 @@ impl Cgroups {
 pub struct Cgroup {
     v2: PathBuf,
     v1: Vec<PathBuf>,
-    cpu: Option<Place>,
-    memory: Option<Place>,
-    pids: Option<Place>,
+    places: [Option<Place>; Controller::ALL.len()],
 }
 
 impl Cgroup {
@@ -210,14 +237,11 @@ impl Cgroup {
         &self.v1
     }
 
-    fn places(&self) -> impl Iterator<Item = (Controller, &Place)> {
-        Controller::ALL
-            .into_iter()
-            .zip([&self.cpu, &self.memory, &self.pids])
-            .filter_map(|(controller, place)| place.as_ref().map(|place| (controller, place)))
+    fn place(&self, controller: Controller) -> Result<&Place, CgroupError> {
+        self.places[controller as usize].as_ref().ok_or(CgroupError::ControllerMissing(controller))
     }
 
-    fn make(&self, limits: &Limits) -> Result<(), CgroupError> {
+    fn make(&self, limits: &Limits, disk: &Path, tree: &Path) -> Result<(), CgroupError> {
         for dir in std::iter::once(&self.v2).chain(&self.v1) {
             match fs::create_dir(dir) {
                 Ok(()) => {}
@@ -233,8 +257,10 @@ impl Cgroup {
                 Err(source) => return Err(CgroupError::Create { path: dir.clone(), source }),
             }
         }
-        for (controller, place) in self.places() {
-            limit::apply(controller, place, limits)?;
+        for (controller, place) in Controller::ALL.into_iter().zip(&self.places) {
+            if let Some(place) = place {
+                limit::apply(controller, place, limits, disk, tree)?;
+            }
         }
         Ok(())
     }
@@ -249,6 +275,31 @@ impl Cgroup {
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// Stops every process where it stands, and waits until all stand (10 s at most). Blocks. It can still
+    /// be killed, but SIGTERM has no effect before it is thawed.
+    pub fn freeze(&self) -> Result<(), CgroupError> {
+        freeze::set(&self.v2, true)
+    }
+
+    /// Lets what was frozen go on.
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        freeze::set(&self.v2, false)
+    }
+
+    /// Asks the kernel to take about so many bytes of memory back (`memory.reclaim`, Linux 5.19), and says
+    /// whether it could. Page cache goes first; without swap, memory that the program itself holds stays.
+    pub fn reclaim(&self, bytes: u64) -> Result<bool, CgroupError> {
+        let place = self.place(Controller::Memory)?;
+        if place.version == Version::V1 {
+            return Err(CgroupError::NoReclaim(place.dir.clone()));
+        }
+        match file::write(&place.dir.join("memory.reclaim"), &bytes.to_string()) {
+            Ok(()) => Ok(true),
+            Err(CgroupError::Write { source, .. }) if source.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -277,24 +328,21 @@ impl Cgroup {
     }
 
     fn oom_counter(&self) -> Result<(PathBuf, &'static str), CgroupError> {
-        let place = self.memory.as_ref().ok_or(CgroupError::ControllerMissing(Controller::Memory))?;
+        let place = self.place(Controller::Memory)?;
         Ok((place.dir.join(place.oom_file()), "oom_kill"))
     }
 
     /// Reports memory kills as they happen. On v1, where the kernel kills one process and not the
     /// container, the caller must then [`kill`](Self::kill) the rest.
     pub fn watch_oom(&self) -> Result<OomWatch, CgroupError> {
-        let place = self.memory.as_ref().ok_or(CgroupError::ControllerMissing(Controller::Memory))?;
+        let place = self.place(Controller::Memory)?;
         OomWatch::new(place)
     }
 
     /// What it uses now.
     pub fn usage(&self) -> Result<Usage, CgroupError> {
-        let of = |place: &Option<Place>, controller| {
-            place.clone().ok_or(CgroupError::ControllerMissing(controller))
-        };
-        let memory = of(&self.memory, Controller::Memory)?;
-        let pids = of(&self.pids, Controller::Pids)?;
+        let memory = self.place(Controller::Memory)?;
+        let pids = self.place(Controller::Pids)?;
         Ok(Usage {
             memory_bytes: file::number(&memory.dir.join(memory.usage_file()))?,
             // Counted in every v2 cgroup, with or without the cpu controller.

@@ -126,7 +126,8 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Fi
 pub async fn run(config: Config) -> Result<()> {
     let _lock = lock(&config.state_dir)?;
     let cgroups = Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
-        .context("cannot use cgroups")?;
+        .context("cannot use cgroups")?
+        .with_disk(&config.state_dir);
     let _name = cgroups.lock()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

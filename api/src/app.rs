@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod limits;
+
+pub use limits::{CpuList, InvalidCpuList, IoLimits, Limits};
+
 /// What an account may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -36,57 +40,6 @@ impl Plan {
     #[must_use]
     pub fn workers(self) -> bool {
         matches!(self, Self::Paid)
-    }
-}
-
-/// What the kernel enforces on one container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Limits {
-    /// Bytes; at the limit the whole container is killed as one.
-    pub memory_bytes: u64,
-    /// Relative share under contention, 1 to 10,000 (cgroup v2 `cpu.weight`).
-    pub cpu_weight: u32,
-    /// Thousandths of a core that may be used at most (cgroup v2 `cpu.max`).
-    pub cpu_millis: u32,
-    /// Processes and threads (cgroup `pids.max`).
-    pub pids: u32,
-    /// Bytes that the container may write to its file system.
-    pub disk_bytes: u64,
-    /// Files it may create there.
-    pub disk_inodes: u64,
-    /// Open files per process (`RLIMIT_NOFILE`).
-    pub open_files: u64,
-}
-
-const MIB: u64 = 1 << 20;
-
-impl Limits {
-    /// An app's web or worker instance.
-    #[must_use]
-    pub fn app() -> Self {
-        Self {
-            memory_bytes: 512 * MIB,
-            cpu_weight: 100,
-            cpu_millis: 2000,
-            pids: 256,
-            disk_bytes: 1024 * MIB,
-            disk_inodes: 65_536,
-            open_files: 10_000,
-        }
-    }
-
-    /// A build: more of everything, for at most 15 minutes.
-    #[must_use]
-    pub fn build() -> Self {
-        Self {
-            memory_bytes: 2048 * MIB,
-            cpu_weight: 50,
-            cpu_millis: 2000,
-            pids: 512,
-            disk_bytes: 4096 * MIB,
-            disk_inodes: 500_000,
-            open_files: 10_000,
-        }
     }
 }
 

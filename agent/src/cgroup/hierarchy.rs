@@ -16,24 +16,39 @@ use super::{CgroupError, file};
 /// Name of the cgroup, in a delegated unit, that holds the agent itself.
 const SUPERVISOR: &str = "supervisor";
 
-/// A kind of limit. `io` is not among them: no limit of a container asks for it.
+/// A kind of limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Controller {
     Cpu,
     Memory,
     Pids,
+    Io,
+    Cpuset,
 }
 
 impl Controller {
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Pids];
+    pub const ALL: [Self; 5] = [Self::Cpu, Self::Memory, Self::Pids, Self::Io, Self::Cpuset];
+    /// Those that limit every container. The others are needed by containers that ask for them.
+    pub const BASE: [Self; 3] = [Self::Cpu, Self::Memory, Self::Pids];
 
-    /// Its name in `cgroup.controllers` and in v1 mount options.
+    /// Its name in `cgroup.controllers`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Memory => "memory",
             Self::Pids => "pids",
+            Self::Io => "io",
+            Self::Cpuset => "cpuset",
+        }
+    }
+
+    /// Its name in v1 mount options.
+    #[must_use]
+    pub fn v1_name(self) -> &'static str {
+        match self {
+            Self::Io => "blkio",
+            other => other.name(),
         }
     }
 }
@@ -78,12 +93,14 @@ impl Place {
 /// The agent's root directory in the v2 tree and in each v1 hierarchy that limits.
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
+    /// Where cgroup2 is mounted.
+    tree: PathBuf,
     /// The cgroup that the root lies in, in the v2 tree.
     base: PathBuf,
     v2: PathBuf,
     /// The agent sits in `base` itself and must leave it before children get controllers.
     leave_base: bool,
-    places: [Option<Place>; 3],
+    places: [Option<Place>; Controller::ALL.len()],
 }
 
 impl Hierarchies {
@@ -110,9 +127,7 @@ impl Hierarchies {
             .map(|mount| mount.point.clone())
             .ok_or(CgroupError::NoUnifiedTree)?;
         let available = file::read(&tree.join("cgroup.controllers"))?;
-        let unified = Controller::ALL
-            .iter()
-            .all(|controller| available.split_whitespace().any(|name| name == controller.name()));
+        let unified = Controller::BASE.into_iter().all(|controller| listed(&available, controller));
 
         // Where v2 limits, the root must lie in what systemd has delegated; where it only tracks, the
         // agent's own place means nothing, and the root of the tree is the one place that always works.
@@ -131,24 +146,31 @@ impl Hierarchies {
             }
         };
         let v2 = base.join(root_name);
+        // A unit may have been delegated less than the tree has.
+        let delegated = match file::read(&base.join("cgroup.controllers")) {
+            Ok(delegated) => delegated,
+            Err(CgroupError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => available,
+            Err(error) => return Err(error),
+        };
         let places = Controller::ALL.map(|controller| {
-            if available.split_whitespace().any(|name| name == controller.name()) {
+            if listed(&delegated, controller) {
                 return Some(Place { version: Version::V2, dir: v2.clone() });
             }
             mounts
                 .iter()
-                .find(|mount| {
-                    mount.kind == "cgroup" && mount.options.iter().any(|name| *name == controller.name())
-                })
+                .find(|mount| mount.kind == "cgroup" && mount.options.contains(&controller.v1_name()))
                 .map(|mount| Place { version: Version::V1, dir: mount.point.join(root_name) })
         });
-        Ok(Self { base, v2, leave_base, places })
+        Ok(Self { tree, base, v2, leave_base, places })
     }
 
     /// Makes the root directories and hands the controllers down to them.
     pub(super) fn prepare(&self) -> Result<(), CgroupError> {
         for dir in self.v1().chain(std::iter::once(self.v2())) {
             make_dir(dir)?;
+        }
+        if let Some(Place { version: Version::V1, dir }) = self.place(Controller::Cpuset) {
+            inherit_cpuset(dir)?;
         }
         let wanted: Vec<Controller> = Controller::ALL
             .into_iter()
@@ -167,7 +189,7 @@ impl Hierarchies {
             let path = dir.join("cgroup.subtree_control");
             let enabled = file::read(&path)?;
             for controller in &wanted {
-                if !enabled.split_whitespace().any(|name| name == controller.name()) {
+                if !listed(&enabled, *controller) {
                     file::write(&path, &format!("+{controller}"))?;
                 }
             }
@@ -178,7 +200,13 @@ impl Hierarchies {
     #[must_use]
     pub fn mode(&self) -> CgroupMode {
         let legacy = |place: &Option<Place>| !matches!(place, Some(Place { version: Version::V2, .. }));
-        if self.places.iter().any(legacy) { CgroupMode::Hybrid } else { CgroupMode::Unified }
+        let base = &self.places[..Controller::BASE.len()];
+        if base.iter().any(legacy) { CgroupMode::Hybrid } else { CgroupMode::Unified }
+    }
+
+    /// The root of the v2 tree.
+    pub(super) fn tree(&self) -> &Path {
+        &self.tree
     }
 
     /// The agent's root in the v2 tree.
@@ -200,12 +228,25 @@ impl Hierarchies {
     /// Through which directory a controller limits, if it can.
     #[must_use]
     pub fn place(&self, controller: Controller) -> Option<&Place> {
-        match controller {
-            Controller::Cpu => self.places[0].as_ref(),
-            Controller::Memory => self.places[1].as_ref(),
-            Controller::Pids => self.places[2].as_ref(),
+        self.places[controller as usize].as_ref()
+    }
+}
+
+/// Does a file of controllers (`cgroup.controllers`, `cgroup.subtree_control`) name this one?
+fn listed(names: &str, controller: Controller) -> bool {
+    names.split_whitespace().any(|name| name == controller.name())
+}
+
+/// A new v1 cpuset has no CPU and no memory node, and nothing can run in it (cpuset(7)): it is given what
+/// its parent has.
+pub(super) fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        if file::read(&dir.join(name))?.trim().is_empty() {
+            let inherited = file::read(&dir.join("..").join(name))?;
+            file::write(&dir.join(name), inherited.trim())?;
         }
     }
+    Ok(())
 }
 
 fn make_dir(dir: &Path) -> Result<(), CgroupError> {

@@ -1,14 +1,16 @@
 //! A container's limits as values of cgroup files, for both versions.
 //!
-//! Sources: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/{memory,pids}.rst`,
-//! `Documentation/scheduler/sched-bwc.rst`. Invariant: a value that does not take is an error, except
+//! Sources: `Documentation/admin-guide/cgroup-v2.rst`, `cgroup-v1/{memory,pids,blkio-controller,cpusets}.rst`,
+//! `Documentation/scheduler/sched-bwc.rst`, `Documentation/block/bfq-iosched.rst`. Invariant: a value that does not take is an error, except
 //! where the file only sharpens a limit that another file already enforces.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
-use mogok_api::app::Limits;
+use mogok_api::app::{CpuList, IoLimits, Limits};
 
-use super::hierarchy::{Controller, Place, Version};
+use super::device::Device;
+use super::hierarchy::{Controller, Place, Version, inherit_cpuset};
 use super::{CgroupError, file};
 
 /// Microseconds over which a CPU quota counts (the kernel's default).
@@ -35,9 +37,55 @@ impl Setting {
     }
 }
 
-/// Writes the limits of one controller into its directory.
-pub(super) fn apply(controller: Controller, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
-    for setting in settings(controller, place.version, limits) {
+/// Does a container with these limits need the controller?
+pub(super) fn needs(controller: Controller, limits: &Limits) -> bool {
+    match controller {
+        Controller::Cpu | Controller::Memory | Controller::Pids => true,
+        Controller::Io => limits.io != IoLimits::default(),
+        Controller::Cpuset => limits.cpus.is_some(),
+    }
+}
+
+/// Writes the limits of one controller into its directory. `disk` is where the writable layers lie, `tree`
+/// the root of the v2 tree.
+pub(super) fn apply(
+    controller: Controller,
+    place: &Place,
+    limits: &Limits,
+    disk: &Path,
+    tree: &Path,
+) -> Result<(), CgroupError> {
+    if !needs(controller, limits) {
+        return Ok(());
+    }
+    let settings = match controller {
+        Controller::Cpu => cpu(place.version, limits),
+        Controller::Memory => memory(place.version, limits),
+        Controller::Pids => vec![Setting::required("pids.max", limits.pids)],
+        Controller::Io => {
+            let device = Device::below(disk)?;
+            let mut settings = bandwidth(place.version, &limits.io, device);
+            if let Some(weight) = limits.io.weight {
+                settings.push(share(place.version, weight, Shares::of(device, tree)?));
+            }
+            settings
+        }
+        Controller::Cpuset => {
+            if place.version == Version::V1 {
+                inherit_cpuset(&place.dir)?;
+            }
+            limits.cpus.iter().map(|cpus| Setting::required("cpuset.cpus", cpus)).collect()
+        }
+    };
+    write(controller, place, &settings)?;
+    match (controller, &limits.cpus) {
+        (Controller::Cpuset, Some(cpus)) => check_cpus(place, cpus),
+        _ => Ok(()),
+    }
+}
+
+fn write(controller: Controller, place: &Place, settings: &[Setting]) -> Result<(), CgroupError> {
+    for setting in settings {
         let path = place.dir.join(setting.file);
         match file::write(&path, &setting.value) {
             Ok(()) => {}
@@ -55,86 +103,126 @@ pub(super) fn apply(controller: Controller, place: &Place, limits: &Limits) -> R
     Ok(())
 }
 
-fn settings(controller: Controller, version: Version, limits: &Limits) -> Vec<Setting> {
+/// Microseconds that `cpu_millis` allows in one period.
+fn quota(limits: &Limits) -> u64 {
+    (u64::from(limits.cpu_millis) * CPU_PERIOD_USEC / 1000).max(CPU_QUOTA_MIN_USEC)
+}
+
+fn cpu(version: Version, limits: &Limits) -> Vec<Setting> {
     let weight = u64::from(limits.cpu_weight.clamp(1, 10_000));
-    let quota = (u64::from(limits.cpu_millis) * CPU_PERIOD_USEC / 1000).max(CPU_QUOTA_MIN_USEC);
-    match (controller, version) {
-        (Controller::Cpu, Version::V2) => vec![
+    let quota = quota(limits);
+    let mut settings = match version {
+        Version::V2 => vec![
             Setting::required("cpu.weight", weight),
             Setting::required("cpu.max", format!("{quota} {CPU_PERIOD_USEC}")),
         ],
-        (Controller::Cpu, Version::V1) => vec![
+        Version::V1 => vec![
             // Weight 100 and shares 1024 are the defaults of the two versions.
             Setting::required("cpu.shares", (weight * 1024 / 100).clamp(2, 262_144)),
             Setting::required("cpu.cfs_period_us", CPU_PERIOD_USEC),
             Setting::required("cpu.cfs_quota_us", quota),
         ],
-        (Controller::Memory, Version::V2) => vec![
+    };
+    if limits.cpu_burst_usec > 0 {
+        let file = if version == Version::V2 { "cpu.max.burst" } else { "cpu.cfs_burst_us" };
+        settings.push(Setting::required(file, limits.cpu_burst_usec));
+    }
+    settings
+}
+
+fn memory(version: Version, limits: &Limits) -> Vec<Setting> {
+    let both = limits.memory_bytes.saturating_add(limits.memory_swap_bytes);
+    let mut settings = match version {
+        Version::V2 => vec![
             Setting::required("memory.max", limits.memory_bytes),
             // Above it the kernel reclaims and slows the container down before it must kill it.
-            Setting::required("memory.high", limits.memory_bytes / 16 * 15),
+            Setting::required("memory.high", limits.memory_high()),
             // Absent where the kernel was built without swap.
-            Setting::where_present("memory.swap.max", 0),
-            Setting::required("memory.oom.group", 1),
+            Setting::where_present("memory.swap.max", limits.memory_swap_bytes),
+            Setting::required("memory.oom.group", u8::from(limits.oom_group)),
         ],
-        (Controller::Memory, Version::V1) => vec![
+        Version::V1 => vec![
             Setting::required("memory.limit_in_bytes", limits.memory_bytes),
             // Memory and swap together; never below the limit before, so it is set second.
-            Setting::where_present("memory.memsw.limit_in_bytes", limits.memory_bytes),
+            Setting::where_present("memory.memsw.limit_in_bytes", both),
         ],
-        (Controller::Pids, _) => vec![Setting::required("pids.max", limits.pids)],
+    };
+    if let (Version::V1, Some(high)) = (version, limits.memory_high_bytes) {
+        // v1 has nothing like it, and this refuses the container by the file's name.
+        settings.push(Setting::required("memory.high", high));
+    }
+    settings
+}
+
+fn bandwidth(version: Version, io: &IoLimits, device: Device) -> Vec<Setting> {
+    let limits = [
+        ("rbps", "blkio.throttle.read_bps_device", io.read_bytes),
+        ("wbps", "blkio.throttle.write_bps_device", io.write_bytes),
+        ("riops", "blkio.throttle.read_iops_device", io.read_ops),
+        ("wiops", "blkio.throttle.write_iops_device", io.write_ops),
+    ];
+    let asked = limits.into_iter().filter_map(|(key, file, limit)| Some((key, file, limit?)));
+    match version {
+        Version::V1 => {
+            asked.map(|(_, file, limit)| Setting::required(file, format!("{device} {limit}"))).collect()
+        }
+        Version::V2 => {
+            let keys: Vec<String> = asked.map(|(key, _, limit)| format!("{key}={limit}")).collect();
+            if keys.is_empty() {
+                return Vec::new();
+            }
+            vec![Setting::required("io.max", format!("{device} {}", keys.join(" ")))]
+        }
+    }
+}
+
+/// What divides a disk by weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shares {
+    /// The kernel's cost model, cgroup v2 only; the administrator turns it on in `io.cost.qos`.
+    Cost,
+    /// The BFQ scheduler.
+    Bfq,
+}
+
+impl Shares {
+    fn of(device: Device, tree: &Path) -> Result<Self, CgroupError> {
+        // Absent on a kernel without it, and where v2 has no io controller.
+        if file::read(&tree.join("io.cost.qos")).is_ok_and(|table| device.has_cost_model(&table)) {
+            Ok(Self::Cost)
+        } else if device.schedules_by_weight() {
+            Ok(Self::Bfq)
+        } else {
+            Err(CgroupError::NoShares(device.to_string()))
+        }
+    }
+}
+
+fn share(version: Version, weight: u16, shares: Shares) -> Setting {
+    let weight = u64::from(weight.clamp(1, 10_000));
+    // BFQ counts to 1,000; both have 100 for everybody.
+    let bfq = if weight <= 100 { weight } else { 100 + (weight - 100) / 11 };
+    match (shares, version) {
+        (Shares::Cost, _) => Setting::required("io.weight", format!("default {weight}")),
+        (Shares::Bfq, Version::V2) => Setting::required("io.bfq.weight", bfq),
+        (Shares::Bfq, Version::V1) => Setting::required("blkio.bfq.weight", bfq),
+    }
+}
+
+/// v2 takes CPUs that the parent does not have, and then lets the container run on all of the parent's.
+fn check_cpus(place: &Place, wanted: &CpuList) -> Result<(), CgroupError> {
+    let path = place.dir.join(match place.version {
+        Version::V1 => "cpuset.effective_cpus",
+        Version::V2 => "cpuset.cpus.effective",
+    });
+    let content = file::read(&path)?;
+    match content.trim().parse::<CpuList>() {
+        Ok(effective) if effective == *wanted => Ok(()),
+        _ => {
+            Err(CgroupError::CpusMissing { wanted: wanted.to_string(), effective: content.trim().to_owned() })
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    fn limits() -> Limits {
-        Limits { memory_bytes: 512 << 20, cpu_weight: 50, cpu_millis: 1500, pids: 64, ..Limits::app() }
-    }
-
-    #[test]
-    fn both_versions_say_the_same() {
-        assert_eq!(
-            settings(Controller::Cpu, Version::V2, &limits()),
-            [Setting::required("cpu.weight", 50), Setting::required("cpu.max", "150000 100000")]
-        );
-        assert_eq!(
-            settings(Controller::Cpu, Version::V1, &limits()),
-            [
-                Setting::required("cpu.shares", 512),
-                Setting::required("cpu.cfs_period_us", 100_000),
-                Setting::required("cpu.cfs_quota_us", 150_000)
-            ]
-        );
-    }
-
-    #[test]
-    fn extremes_stay_within_what_the_kernel_takes() {
-        let tiny = Limits { cpu_weight: 0, cpu_millis: 0, ..limits() };
-        assert_eq!(settings(Controller::Cpu, Version::V1, &tiny)[0].value, "10");
-        assert_eq!(settings(Controller::Cpu, Version::V1, &tiny)[2].value, "1000");
-        let huge = Limits { cpu_weight: u32::MAX, cpu_millis: u32::MAX, ..limits() };
-        assert_eq!(settings(Controller::Cpu, Version::V2, &huge)[0].value, "10000");
-        assert_eq!(settings(Controller::Cpu, Version::V1, &huge)[0].value, "102400");
-    }
-
-    #[test]
-    fn a_required_file_that_is_missing_names_the_controller() {
-        let dir = tempfile::tempdir().unwrap();
-        let place = Place { version: Version::V2, dir: dir.path().to_owned() };
-        for file in ["memory.max", "memory.high"] {
-            fs::write(dir.path().join(file), "max").unwrap();
-        }
-        let error = apply(Controller::Memory, &place, &limits()).unwrap_err();
-        assert!(
-            matches!(&error, CgroupError::LimitMissing { file, .. } if file.ends_with("memory.oom.group"))
-        );
-        fs::write(dir.path().join("memory.oom.group"), "0").unwrap();
-        apply(Controller::Memory, &place, &limits()).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join("memory.max")).unwrap(), "536870912");
-    }
-}
+mod tests;

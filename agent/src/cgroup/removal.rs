@@ -22,27 +22,36 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 
-/// Waits until no process is left in the v2 cgroup `dir` or below; the kernel wakes us
-/// (`cgroup.events` is pollable). True at once when it does not exist.
+/// Waits until no process is left in the v2 cgroup `dir` or below. True at once when it does not exist.
 pub(super) fn wait_empty(dir: &Path, wait: Duration) -> Result<(), CgroupError> {
+    if wait_event(dir, "populated", 0, wait)? {
+        Ok(())
+    } else {
+        Err(CgroupError::Busy { path: dir.to_owned(), after: wait })
+    }
+}
+
+/// Waits until `cgroup.events` of the v2 cgroup `dir` has `value` behind `key`, or the cgroup is gone; the
+/// kernel wakes us (the file is pollable). False when `wait` was not long enough.
+pub(super) fn wait_event(dir: &Path, key: &str, value: u64, wait: Duration) -> Result<bool, CgroupError> {
     let path = dir.join("cgroup.events");
     let failed = |source| CgroupError::Read { path: path.clone(), source };
     let deadline = Instant::now() + wait;
     loop {
         let events = match File::open(&path) {
             Ok(events) => events,
-            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(true),
             Err(error) => return Err(failed(error)),
         };
-        match file::key(&path, "populated") {
-            Ok(0) => return Ok(()),
-            Err(CgroupError::Read { source, .. }) if is_gone(&source) => return Ok(()),
+        match file::key(&path, key) {
+            Ok(found) if found == value => return Ok(true),
+            Err(CgroupError::Read { source, .. }) if is_gone(&source) => return Ok(true),
             Err(error) => return Err(error),
             Ok(_) => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(CgroupError::Busy { path: dir.to_owned(), after: wait });
+            return Ok(false);
         }
         // A change between the read and the poll would be missed, so no single poll is long.
         let nap = left.min(Duration::from_millis(50));

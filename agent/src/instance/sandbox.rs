@@ -99,10 +99,21 @@ pub fn check(spec: &InstanceSpec) -> Result<(), InvalidSpec> {
         return Err(InvalidSpec::HealthPath(shown(path)));
     }
     let limits = &spec.limits;
+    let quota = u64::from(limits.cpu_millis) * 100;
+    let io = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
     for (name, value, least, most) in [
         ("memory_bytes", limits.memory_bytes, 4 * MIB, 1 << 44),
         ("cpu_weight", u64::from(limits.cpu_weight), 1, 10_000),
         ("cpu_millis", u64::from(limits.cpu_millis), 10, 1_000_000),
+        ("cpu_burst_usec", u64::from(limits.cpu_burst_usec), 0, quota),
+        ("memory_high_bytes", limits.memory_high(), MIB, limits.memory_bytes),
+        ("memory_swap_bytes", limits.memory_swap_bytes, 0, 1 << 44),
+        // Less would be a container that cannot even read its program.
+        ("io.read_bytes", io(limits.io.read_bytes), 64 << 10, u64::MAX),
+        ("io.write_bytes", io(limits.io.write_bytes), 64 << 10, u64::MAX),
+        ("io.read_ops", io(limits.io.read_ops), 10, u64::MAX),
+        ("io.write_ops", io(limits.io.write_ops), 10, u64::MAX),
+        ("io.weight", u64::from(limits.io.weight.unwrap_or(100)), 1, 10_000),
         ("pids", u64::from(limits.pids), 1, 1 << 22),
         ("disk_bytes", limits.disk_bytes, 4 * MIB, 1 << 44),
         ("disk_inodes", limits.disk_inodes, 64, 1 << 32),
@@ -231,6 +242,14 @@ mod tests {
             InvalidSpec::ExecTooLarge(_)
         ));
         assert!(matches!(with(|s| s.limits.pids = 0), InvalidSpec::Limit { name: "pids", .. }));
+        assert!(matches!(
+            with(|s| s.limits.cpu_burst_usec = 200_001),
+            InvalidSpec::Limit { name: "cpu_burst_usec", most: 200_000, .. }
+        ));
+        assert!(matches!(
+            with(|s| s.limits.io.write_ops = Some(1)),
+            InvalidSpec::Limit { name: "io.write_ops", .. }
+        ));
         assert!(matches!(with(|s| s.health.path = Some("/a b".into())), InvalidSpec::HealthPath(_)));
         for path in ["", "/", "a", "/a/../b", "/a//b", "/proc/x", "/dev", "/a/\0"] {
             let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();

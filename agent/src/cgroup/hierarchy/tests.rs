@@ -98,7 +98,7 @@ fn a_missing_controller_is_named() {
     let host = Host::new("cpu pids", &["cpuset"]);
     let hierarchies = host.find("0::/").unwrap();
     assert_eq!(hierarchies.mode(), CgroupMode::Hybrid);
-    let cgroups = super::super::Cgroups { hierarchies };
+    let cgroups = super::super::Cgroups { hierarchies, disk: "/".into() };
     let limits = mogok_api::app::Limits::app();
     let error = cgroups.create(&mogok_api::id::InstanceId::new(), &limits).unwrap_err();
     assert!(error.to_string().starts_with("controller memory: "), "{error}");

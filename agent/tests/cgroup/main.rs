@@ -2,81 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking, their helpers too")]
 
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
+mod harness;
+mod limits;
+
 use std::time::{Duration, Instant};
 
-use mogok_agent::cgroup::{Cgroup, CgroupError, Cgroups};
+use harness::{Root, alive, eventually, run_in, small};
+use mogok_agent::cgroup::CgroupError;
+use mogok_api::agent::CgroupMode;
 use mogok_api::app::Limits;
-use mogok_api::id::InstanceId;
-
-struct Root {
-    cgroups: Cgroups,
-}
-
-impl Root {
-    /// `None`, said aloud, where the test cannot run.
-    fn new(name: &str) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIP: cgroup tests need root");
-            return None;
-        }
-        match Cgroups::detect(&format!("mogok-test-{name}-{}", std::process::id())) {
-            Ok(cgroups) => Some(Self { cgroups }),
-            Err(error) => {
-                eprintln!("SKIP: {error}");
-                None
-            }
-        }
-    }
-
-    fn create(&self, limits: &Limits) -> (InstanceId, Cgroup) {
-        let id = InstanceId::new();
-        let cgroup = self.cgroups.create(&id, limits).unwrap();
-        (id, cgroup)
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        for id in self.cgroups.list().unwrap_or_default() {
-            let _ = self.cgroups.open(&id).remove();
-        }
-        self.cgroups.remove_root();
-    }
-}
-
-/// A shell that waits for a line, is put into the cgroup, and then runs `script`.
-fn run_in(cgroup: &Cgroup, script: &str) -> Child {
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", &format!("read go; {script}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    for dir in cgroup.v1_paths().iter().map(|path| path.as_path()).chain([cgroup.v2_path()]) {
-        std::fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
-    }
-    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    child
-}
-
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !done() {
-        assert!(Instant::now() < deadline, "not within 10 s: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn alive(child: &mut Child) -> bool {
-    child.try_wait().unwrap().is_none()
-}
-
-fn small() -> Limits {
-    Limits { memory_bytes: 32 << 20, pids: 20, cpu_millis: 1000, ..Limits::app() }
-}
 
 #[test]
 fn kill_reaches_every_process_and_remove_is_whole_and_idempotent() {
@@ -115,7 +49,7 @@ async fn a_memory_bomb_is_killed_and_told_of() {
     let mut watch = cgroup.watch_oom().unwrap();
     assert_eq!(cgroup.oom_kills().unwrap(), 0);
     // The bomb is a child of the shell: on v1 the shell survives, and the agent must kill it.
-    let mut child = run_in(&cgroup, "tail -c 200m /dev/zero | tail & wait; sleep 1000");
+    let mut child = run_in(&cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1 & wait; sleep 1000");
     let kills = tokio::time::timeout(Duration::from_secs(20), watch.next()).await.unwrap().unwrap();
     assert!(kills.unwrap() >= 1);
     assert!(cgroup.oom_kills().unwrap() >= 1);
@@ -153,6 +87,48 @@ fn a_cpu_quota_binds() {
     cgroup.remove().unwrap();
     child.wait().unwrap();
     assert!((0.05..0.30).contains(&share), "used {share:.2} of a core, wanted at most 0.20");
+}
+
+#[test]
+fn a_frozen_container_stands_still_and_can_be_thawed_and_killed() {
+    let Some(root) = Root::new("freeze") else { return };
+    let (_, cgroup) = root.create(&small());
+    let mut child = run_in(&cgroup, "while :; do :; done");
+    let used = || cgroup.usage().unwrap().cpu_usec;
+    eventually("it runs", || used() > 0);
+    cgroup.freeze().unwrap();
+    let before = used();
+    // Standing still is a matter of time; a program that loops would have used most of it.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(used(), before);
+    cgroup.thaw().unwrap();
+    eventually("it goes on", || used() > before);
+    cgroup.freeze().unwrap();
+    cgroup.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    cgroup.remove().unwrap();
+    assert!(matches!(cgroup.freeze(), Err(CgroupError::Write { .. })));
+}
+
+#[test]
+fn page_cache_is_taken_back_on_demand() {
+    let Some(root) = Root::new("reclaim") else { return };
+    let (_, cgroup) = root.create(&small());
+    if root.cgroups.mode() == CgroupMode::Hybrid {
+        assert!(matches!(cgroup.reclaim(1 << 20), Err(CgroupError::NoReclaim(_))));
+        return;
+    }
+    // What this test allocates itself is not the container's; a file that it writes is.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let script = format!("dd if=/dev/zero of={} bs=64k count=160; sync; sleep 1000", path.display());
+    let mut child = run_in(&cgroup, &script);
+    let used = || cgroup.usage().unwrap().memory_bytes;
+    eventually("the file is cached", || used() > 10 << 20);
+    eventually("the cache is clean and goes", || cgroup.reclaim(8 << 20).unwrap() && used() < 4 << 20);
+    assert!(alive(&mut child));
+    cgroup.remove().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

@@ -1,0 +1,184 @@
+//! Each limit binds, and the neighbour beside it is unharmed.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use mogok_agent::cgroup::{Cgroup, CgroupError, Cgroups};
+use mogok_api::agent::CgroupMode;
+use mogok_api::app::{IoLimits, Limits};
+use mogok_api::id::InstanceId;
+
+use super::harness::{LoopDisk, PATIENCE, Root, alive, eventually, file, key, run_in, small};
+
+const BUSY: &str = "while :; do :; done";
+
+fn end(mut child: Child, cgroup: &Cgroup) {
+    cgroup.remove().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn cpu_weights_divide_one_cpu() {
+    let Some(root) = Root::new("weight") else { return };
+    let on_one = Limits { cpus: Some("0".parse().unwrap()), ..small() };
+    let (_, light) = root.create(&Limits { cpu_weight: 50, ..on_one.clone() });
+    let (_, heavy) = root.create(&Limits { cpu_weight: 400, ..on_one });
+    let children = [run_in(&light, BUSY), run_in(&heavy, BUSY)];
+    let used = |cgroup: &Cgroup| cgroup.usage().unwrap().cpu_usec;
+    eventually("both run", || used(&light) > 0 && used(&heavy) > 0);
+    let before = (used(&light), used(&heavy));
+    eventually("enough to compare", || used(&light) + used(&heavy) > before.0 + before.1 + 1_500_000);
+    let (light_used, heavy_used) = (used(&light) - before.0, used(&heavy) - before.1);
+    for (child, cgroup) in children.into_iter().zip([&light, &heavy]) {
+        end(child, cgroup);
+    }
+    // 8 to 1 by weight.
+    assert!(heavy_used > 3 * light_used, "{heavy_used} against {light_used} microseconds");
+}
+
+#[test]
+fn a_cpu_set_binds_and_one_that_the_host_lacks_is_refused() {
+    let Some(root) = Root::new("cpuset") else { return };
+    let (_, cgroup) = root.create(&Limits { cpus: Some("0".parse().unwrap()), ..small() });
+    let child = run_in(&cgroup, "exec sleep 1000");
+    let status = format!("/proc/{}/status", child.id());
+    let allowed = || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned()
+    };
+    assert_eq!(allowed(), "0");
+    end(child, &cgroup);
+    let id = InstanceId::new();
+    let absent = Limits { cpus: Some("0,8000".parse().unwrap()), ..small() };
+    let refused = root.cgroups.create(&id, &absent);
+    assert!(
+        matches!(refused, Err(CgroupError::Write { .. } | CgroupError::CpusMissing { .. })),
+        "{refused:?}"
+    );
+    assert!(root.cgroups.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_burst_is_saved_up_in_quiet_periods() {
+    let Some(root) = Root::new("burst") else { return };
+    let quarter = Limits { cpu_millis: 250, ..small() };
+    let (_, plain) = root.create(&quarter);
+    let (_, saving) = root.create(&Limits { cpu_burst_usec: 25_000, ..quarter });
+    // 12 periods of which each second one is quiet.
+    let script = "for i in 1 2 3 4 5 6; do n=0; while [ $n -lt 60000 ]; do n=$((n+1)); done; sleep 0.2; done";
+    let children = [run_in(&plain, script), run_in(&saving, script)];
+    for mut child in children {
+        child.wait().unwrap();
+    }
+    let bursts = |cgroup: &Cgroup| key(&file(cgroup, &["cpu.stat"]), "nr_bursts");
+    assert_eq!(bursts(&plain), 0);
+    assert!(bursts(&saving) > 0);
+}
+
+#[test]
+fn without_oom_group_the_rest_of_the_container_lives_on() {
+    let Some(root) = Root::new("single") else { return };
+    let (_, alone) = root.create(&Limits { oom_group: false, ..small() });
+    let (_, neighbour) = root.create(&small());
+    let mut other = run_in(&neighbour, "exec sleep 1000");
+    let mut child = run_in(&alone, "dd if=/dev/zero of=/dev/null bs=200M count=1; exec sleep 1000");
+    eventually("a kill", || alone.oom_kills().unwrap() > 0);
+    eventually("the shell goes on", || {
+        std::fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name == "sleep\n")
+    });
+    assert!(alive(&mut child) && alive(&mut other));
+    assert_eq!(neighbour.oom_kills().unwrap(), 0);
+    end(child, &alone);
+    end(other, &neighbour);
+}
+
+#[test]
+fn memory_high_holds_a_container_back_before_the_limit() {
+    let Some(root) = Root::new("high") else { return };
+    let high = Limits { memory_high_bytes: Some(12 << 20), ..small() };
+    if root.cgroups.mode() == CgroupMode::Hybrid {
+        let refused = root.cgroups.create(&InstanceId::new(), &high).unwrap_err();
+        assert!(refused.to_string().starts_with("controller memory: "), "{refused}");
+        assert!(root.cgroups.list().unwrap().is_empty());
+        return;
+    }
+    let (_, cgroup) = root.create(&high);
+    let mut child = run_in(&cgroup, "dd if=/dev/zero of=/dev/null bs=16M count=1; exec sleep 1000");
+    eventually("it is held back", || key(&file(&cgroup, &["memory.events"]), "high") > 0);
+    assert_eq!(cgroup.oom_kills().unwrap(), 0);
+    assert!(alive(&mut child));
+    end(child, &cgroup);
+}
+
+#[test]
+fn disk_bandwidth_binds_and_the_neighbour_keeps_its_own() {
+    let Some(root) = Root::new("io") else { return };
+    let disk = LoopDisk::new(64 << 20);
+    let cgroups = root.cgroups.clone().with_disk(&disk.path);
+    let make = |write_bytes| {
+        let io = IoLimits { write_bytes: Some(write_bytes), ..IoLimits::default() };
+        cgroups.create(&InstanceId::new(), &Limits { io, ..small() }).unwrap()
+    };
+    let (slow, fast) = (make(1 << 20), make(1 << 30));
+    let write = |seek: u32| {
+        format!("dd if=/dev/zero of={} bs=64k count=64 seek={seek} oflag=direct", disk.path.display())
+    };
+    let start = Instant::now();
+    let mut held_back = run_in(&slow, &write(0));
+    let neighbour = run_in(&fast, &write(512)).wait().unwrap();
+    assert!(neighbour.success());
+    let neighbours = start.elapsed();
+    assert!(held_back.wait().unwrap().success());
+    let took = start.elapsed();
+    slow.remove().unwrap();
+    fast.remove().unwrap();
+    // 4 MiB at 1 MiB/s; the first slice of time is free.
+    assert!(took > Duration::from_millis(2500), "4 MiB at 1 MiB/s took {took:?}");
+    assert!(neighbours < took, "the neighbour took {neighbours:?}, the other {took:?}");
+}
+
+#[test]
+fn disk_operations_bind() {
+    let Some(root) = Root::new("iops") else { return };
+    let disk = LoopDisk::new(16 << 20);
+    let cgroups = root.cgroups.clone().with_disk(&disk.path);
+    let io = IoLimits { read_ops: Some(50), ..IoLimits::default() };
+    let cgroup = cgroups.create(&InstanceId::new(), &Limits { io, ..small() }).unwrap();
+    let start = Instant::now();
+    let script = format!("dd if={} of=/dev/null bs=4k count=150 iflag=direct", disk.path.display());
+    assert!(run_in(&cgroup, &script).wait().unwrap().success());
+    let took = start.elapsed();
+    cgroup.remove().unwrap();
+    assert!(took > Duration::from_secs(2) && took < PATIENCE, "150 reads at 50 a second took {took:?}");
+}
+
+#[test]
+fn a_share_of_a_disk_that_knows_none_is_refused() {
+    let Some(root) = Root::new("share") else { return };
+    let disk = LoopDisk::new(1 << 20);
+    let limits = Limits { io: IoLimits { weight: Some(50), ..IoLimits::default() }, ..small() };
+    let on = |cgroups: &Cgroups| cgroups.create(&InstanceId::new(), &limits);
+    let refused = on(&root.cgroups.clone().with_disk(&disk.path));
+    assert!(matches!(refused, Err(CgroupError::NoShares(_))), "{refused:?}");
+    // A tmpfs lies on no disk at all.
+    let refused = on(&root.cgroups.clone().with_disk("/proc".as_ref()));
+    assert!(matches!(refused, Err(CgroupError::NoDisk(_))), "{refused:?}");
+    assert!(root.cgroups.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_share_binds_where_bfq_schedules() {
+    let Some(root) = Root::new("bfq") else { return };
+    let disk = LoopDisk::new(1 << 20);
+    let name = disk.path.file_name().unwrap().to_str().unwrap();
+    let scheduler = format!("/sys/block/{name}/queue/scheduler");
+    if std::fs::write(&scheduler, "bfq").is_err() {
+        eprintln!("SKIP: this kernel has no bfq scheduler");
+        return;
+    }
+    let limits = Limits { io: IoLimits { weight: Some(200), ..IoLimits::default() }, ..small() };
+    let made = root.cgroups.clone().with_disk(&disk.path).create(&InstanceId::new(), &limits);
+    let weight = made.map(|cgroup| file(&cgroup, &["io.bfq.weight", "blkio.bfq.weight"]));
+    std::fs::write(&scheduler, "none").unwrap();
+    assert!(weight.as_ref().is_ok_and(|weight| weight.trim().ends_with("109")), "{weight:?}");
+}
