@@ -46,13 +46,13 @@ pub(crate) fn settle() -> Result<(), SetupError> {
     prctl::set_dumpable(false).at(step, "dumpable")
 }
 
-/// Gives up every capability but the two that supervision takes, and the way back to the others.
+/// Gives up every capability but the two that supervision takes, and by no_new_privs the way back to the others:
+/// no file that it might execute gives any.
 pub(crate) fn shed() -> Result<(), SetupError> {
     // CAP_KILL to signal another user's process, CAP_DAC_OVERRIDE to write to a state directory whoever owns it.
     let kept = CapsHashSet::from([Capability::CAP_KILL, Capability::CAP_DAC_OVERRIDE]);
     let shed = || {
         caps::clear(None, CapSet::Ambient)?;
-        caps::clear(None, CapSet::Bounding)?;
         caps::clear(None, CapSet::Inheritable)?;
         caps::set(None, CapSet::Effective, &kept)?;
         caps::set(None, CapSet::Permitted, &kept)

@@ -75,7 +75,6 @@ fn start(arguments: &Arguments) -> Result<Supervisor, SetupError> {
     let output = Output::open(&state, file::LOG_DIR, spec.log).at(Step::OpenLog, file::LOG_DIR)?;
     let control = Control::listen(&state).at(Step::Listen, file::SOCKET)?;
     let running = sandbox::start(&spec, &arguments.state_dir, netns)?;
-    privilege::shed()?;
     let started = describe(&running)?;
     let json = serde_json::to_vec(&started).map_err(|_| Errno::EINVAL).at(Step::Report, file::STARTED)?;
     state.write(file::STARTED, &json).at(Step::Report, file::STARTED)?;

@@ -52,7 +52,7 @@ pub struct Spec {
     pub open_files: u64,
     /// Bytes of the largest file it may write (`RLIMIT_FSIZE`), where capped.
     pub file_bytes: Option<u64>,
-    /// Bytes of `/tmp` and `/dev/shm` (tmpfs, charged to its memory).
+    /// Bytes of `/tmp` and `/dev/shm` together (tmpfs, charged to its memory).
     pub tmp_bytes: u64,
     pub log: Log,
 }

@@ -29,11 +29,14 @@ use crate::sys::{capability, clone, descriptor, interface, keyring, mount, signa
 pub(super) const MESSAGE: usize = 8;
 /// In place of a step: exec is next.
 const EXECUTING: u8 = 0xff;
+/// In place of a step: the shim may let go of its mounts.
+const COPIED: u8 = 0xfe;
 
 /// What the child says to the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Message {
     Failed(Step, Errno),
+    Copied,
     Executing,
 }
 
@@ -41,6 +44,7 @@ impl Message {
     fn encode(self) -> [u8; MESSAGE] {
         let (step, errno) = match self {
             Self::Failed(step, errno) => (step as u8, errno as i32),
+            Self::Copied => (COPIED, 0),
             Self::Executing => (EXECUTING, 0),
         };
         let [a, b, c, d] = errno.to_ne_bytes();
@@ -48,11 +52,14 @@ impl Message {
     }
 
     pub(super) fn decode([step, _, _, _, a, b, c, d]: [u8; MESSAGE]) -> Option<Self> {
-        if step == EXECUTING {
-            return Some(Self::Executing);
+        match step {
+            COPIED => Some(Self::Copied),
+            EXECUTING => Some(Self::Executing),
+            step => {
+                let step = Step::ALL.get(usize::from(step))?;
+                Some(Self::Failed(*step, Errno::from_raw(i32::from_ne_bytes([a, b, c, d]))))
+            }
         }
-        let step = Step::ALL.get(usize::from(step))?;
-        Some(Self::Failed(*step, Errno::from_raw(i32::from_ne_bytes([a, b, c, d]))))
     }
 }
 
@@ -97,6 +104,9 @@ impl Sandbox<'_> {
         let kept = [self.release, self.error, self.status, self.stdout, self.stderr];
         descriptor::keep_only(&kept).during(Step::Descriptors)?;
         self.await_release().during(Step::Release)?;
+        // The working directory, the scratch file system that the root stands on, is in the copy as well.
+        unshare(CloneFlags::CLONE_NEWNS).during(Step::MountNamespace)?;
+        self.say(Message::Copied).during(Step::MountNamespace)?;
         // Root of the user namespace, with all capabilities in it and none outside.
         setresgid(Gid::from_raw(0), Gid::from_raw(0), Gid::from_raw(0)).during(Step::BecomeRoot)?;
         setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).during(Step::BecomeRoot)?;
@@ -218,9 +228,9 @@ mod tests {
 
     #[test]
     fn messages_come_back() {
-        for message in [Message::Executing, Message::Failed(Step::MaskProc, Errno::EPERM)] {
+        for message in [Message::Copied, Message::Executing, Message::Failed(Step::MaskProc, Errno::EPERM)] {
             assert_eq!(Message::decode(message.encode()), Some(message));
         }
-        assert_eq!(Message::decode([0xfe; MESSAGE]), None);
+        assert_eq!(Message::decode([0xfd; MESSAGE]), None);
     }
 }

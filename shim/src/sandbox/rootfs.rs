@@ -6,11 +6,12 @@
 //! the working directory is the scratch file system and `root` in it the container's root.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{fchdir, fchownat};
 
 use super::source::Sources;
@@ -25,24 +26,40 @@ use crate::sys::mount::{self, Attributes, FileSystem};
 pub(super) const ROOT: &std::ffi::CStr = c"root";
 /// The writable layer, with overlay's two directories in it.
 const WRITABLE: &str = "w";
+/// The file system that `/tmp` and `/dev/shm` share.
+const TEMPORARY: &str = "t";
 const UPPER: &std::ffi::CStr = c"w/upper";
 const WORK: &std::ffi::CStr = c"w/work";
 
 const NOTHING_SPECIAL: Attributes = Attributes::NO_DEV.and(Attributes::NO_SUID);
 const READ_ONLY: Attributes = NOTHING_SPECIAL.and(Attributes::READ_ONLY);
 
-pub(super) fn build(spec: &Spec, sources: Sources, ids: BorrowedFd<'_>) -> Result<(), SetupError> {
-    let Sources { layers, binds, image, scratch } = sources;
-    // Copies lie outside any tree, so they must be taken before the scratch file system hides the directory
-    // that some of the sources are in.
-    let layers = copies(layers.iter().zip(&spec.layers), Step::Layers)?;
-    let binds = copies(binds.iter().zip(spec.binds.iter().map(|bind| &bind.source)), Step::Binds)?;
+/// The scratch file system, and the sources as mounts that nothing can hide any more.
+pub(super) struct Scratch {
+    layers: Vec<OwnedFd>,
+    binds: Vec<OwnedFd>,
+    image: Option<File>,
+}
 
-    let step = Step::Scratch;
-    let tree = tmpfs(1 << 16, 128, 0o711, 0, NOTHING_SPECIAL).at(step, "tmpfs")?;
-    mount::attach(&tree, &scratch).at(step, "attach")?;
-    fchdir(&tree).at(step, "enter")?;
+impl Scratch {
+    /// A small tmpfs over the state directory, in this mount namespace only. It becomes the working directory.
+    pub(super) fn new(sources: Sources, spec: &Spec) -> Result<Self, SetupError> {
+        let Sources { layers, binds, image, scratch } = sources;
+        // Copies lie outside any tree, so they must be taken before the scratch file system hides the directory
+        // that some of the sources are in.
+        let layers = copies(layers.iter().zip(&spec.layers), Step::Layers)?;
+        let binds = copies(binds.iter().zip(spec.binds.iter().map(|bind| &bind.source)), Step::Binds)?;
+        let step = Step::Scratch;
+        let tree = tmpfs(1 << 16, 128, 0o711, 0, Attributes::NO_SUID).at(step, "tmpfs")?;
+        mount::attach(&tree, &scratch).at(step, "attach")?;
+        fchdir(&tree).at(step, "enter")?;
+        Ok(Self { layers, binds, image })
+    }
+}
 
+/// Puts the container's root together in the working directory, its ids mapped by `ids`.
+pub(super) fn build(spec: &Spec, scratch: Scratch, ids: BorrowedFd<'_>) -> Result<(), SetupError> {
+    let Scratch { layers, binds, image } = scratch;
     let mut lower = String::new();
     for (place, (layer, path)) in layers.iter().zip(&spec.layers).enumerate() {
         let step = Step::Layers;
@@ -96,20 +113,34 @@ fn overlay(lower: &str) -> Result<OwnedFd, Errno> {
     overlay.mount(NOTHING_SPECIAL)
 }
 
+/// `/tmp` and `/dev/shm` share a file system and its size; `/sys` is empty: all that programs look up there they
+/// also do without, and it is also what covers directories of /proc.
 fn temporary(spec: &Spec, root: &Root) -> Result<(), SetupError> {
     let step = Step::Temporary;
     let inodes = temporary_inodes(spec.tmp_bytes);
-    let tmp = tmpfs(spec.tmp_bytes, inodes, 0o1777, spec.id_base, NOTHING_SPECIAL).at(step, "/tmp")?;
-    mount::attach(tmp, root.directory("/tmp").at(step, "/tmp")?).at(step, "/tmp")?;
-    // An empty /sys: all that programs look up there they also do without, and it is also what covers
-    // directories of /proc.
-    let attributes = READ_ONLY.and(Attributes::NO_EXEC);
-    let sys = tmpfs(4096, 2, 0o555, spec.id_base, attributes).at(step, "/sys")?;
-    mount::attach(sys, root.directory("/sys").at(step, "/sys")?).at(step, "/sys")
+    let shared = tmpfs(spec.tmp_bytes, inodes, 0o711, spec.id_base, NOTHING_SPECIAL).at(step, "tmpfs")?;
+    attach(shared.as_fd(), TEMPORARY).at(step, "tmpfs")?;
+    let (uid, gid) = root_of(spec.id_base);
+    for (source, mode, attributes, target) in [
+        (c"t/tmp", 0o1777, NOTHING_SPECIAL, "/tmp"),
+        (c"t/shm", 0o1777, NOTHING_SPECIAL.and(Attributes::NO_EXEC), "/dev/shm"),
+        (c"sys", 0o555, READ_ONLY.and(Attributes::NO_EXEC), "/sys"),
+    ] {
+        let place = || {
+            make_dir(source)?;
+            fchownat(AT_FDCWD, source, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            fchmodat(AT_FDCWD, source, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)?;
+            let mount = mount::copy(AT_FDCWD, source, false)?;
+            mount::change(&mount, attributes, None)?;
+            mount::attach(mount, root.directory(target)?)
+        };
+        place().at(step, target)?;
+    }
+    Ok(())
 }
 
 /// One inode for each four pages, as a file costs the kernel about a page besides its content.
-pub(super) fn temporary_inodes(bytes: u64) -> u64 {
+fn temporary_inodes(bytes: u64) -> u64 {
     (bytes / 16_384).max(256)
 }
 
@@ -154,11 +185,11 @@ fn attach(mount: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     mount::attach(mount, open_dir(&name)?)
 }
 
-fn make_dir(name: &std::ffi::CStr) -> Result<(), Errno> {
+pub(super) fn make_dir(name: &std::ffi::CStr) -> Result<(), Errno> {
     mkdirat(AT_FDCWD, name, Mode::from_bits_truncate(0o755))
 }
 
-fn open_dir(name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+pub(super) fn open_dir(name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, name, flags, Mode::empty())
 }
