@@ -2,10 +2,12 @@
 //! [`protocol`] it speaks, a [`client`] of it, and the system calls ([`sys`]) beyond safe wrappers.
 
 pub mod client;
+pub mod exec;
 mod privilege;
 pub mod protocol;
 pub mod run;
 mod sandbox;
+pub mod sealed;
 pub mod seccomp;
 pub mod spec;
 mod state_dir;

@@ -50,7 +50,12 @@ pub(crate) fn settle() -> Result<(), SetupError> {
 /// no file that it might execute gives any.
 pub(crate) fn shed() -> Result<(), SetupError> {
     // CAP_KILL to signal another user's process, CAP_DAC_OVERRIDE to write to a state directory whoever owns it.
-    let kept = CapsHashSet::from([Capability::CAP_KILL, Capability::CAP_DAC_OVERRIDE]);
+    keep(&[Capability::CAP_KILL, Capability::CAP_DAC_OVERRIDE])
+}
+
+/// The same for any capabilities.
+pub(crate) fn keep(kept: &[Capability]) -> Result<(), SetupError> {
+    let kept: CapsHashSet = kept.iter().copied().collect();
     let shed = || {
         caps::clear(None, CapSet::Ambient)?;
         caps::clear(None, CapSet::Inheritable)?;

@@ -6,6 +6,7 @@
 //! [`Reply`] the other, each request answered once and in order. [`Reply::Exited`] also answers a
 //! pending [`Request::Wait`] when the program ends. Only uid 0 is answered (`SO_PEERCRED`).
 
+pub mod exec;
 pub mod frame;
 
 use serde::{Deserialize, Serialize};

@@ -20,7 +20,7 @@ use crate::sys::descriptor;
 use crate::{privilege, protocol};
 
 /// Bytes of the largest spec; its files and its environment are small.
-const SPEC_BYTES: u64 = 4 << 20;
+pub(crate) const SPEC_BYTES: u64 = 4 << 20;
 
 /// What the command line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +86,13 @@ fn start(arguments: &Arguments) -> Result<Supervisor, SetupError> {
 }
 
 fn read_spec(state: &StateDir) -> Result<Spec, SetupError> {
+    parse_spec(&state.read(file::SPEC, SPEC_BYTES).at(Step::ReadSpec, file::SPEC)?)
+}
+
+/// The checked spec in the bytes of its file.
+pub(crate) fn parse_spec(bytes: &[u8]) -> Result<Spec, SetupError> {
     let step = Step::ReadSpec;
-    let bytes = state.read(file::SPEC, SPEC_BYTES).at(step, file::SPEC)?;
-    let spec: Spec = serde_json::from_slice(&bytes).map_err(|error| SetupError {
+    let spec: Spec = serde_json::from_slice(bytes).map_err(|error| SetupError {
         step,
         detail: format!("{}: {error}", file::SPEC),
         source: Errno::EINVAL,

@@ -22,6 +22,7 @@ use crate::sys::clone::Child;
 mod child;
 mod devices;
 mod init;
+mod join;
 mod launch;
 mod procfs;
 mod program;
@@ -36,6 +37,7 @@ use rootfs::Scratch;
 use source::Sources;
 
 pub(crate) use init::{COMMAND, Status, command};
+pub(crate) use join::{Joined, Streams, Target, join};
 
 /// A container whose program runs.
 #[derive(Debug)]

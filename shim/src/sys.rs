@@ -15,6 +15,8 @@ pub mod keyring;
 pub mod limit;
 pub mod loop_device;
 pub mod mount;
+pub mod pass;
 pub mod pidfd;
 pub mod seccomp;
 pub mod signal;
+pub mod terminal;

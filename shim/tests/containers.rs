@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+#[path = "containers/exec.rs"]
+mod exec;
 #[path = "containers/harness.rs"]
 mod harness;
 #[path = "containers/isolation.rs"]

@@ -31,6 +31,10 @@ pub(super) const MESSAGE: usize = 8;
 const EXECUTING: u8 = 0xff;
 /// In place of a step: the shim may let go of its mounts.
 const COPIED: u8 = 0xfe;
+/// In place of a step: the program's process was made.
+const FORKED: u8 = 0xfd;
+/// In place of a step: the message carries a terminal.
+const TERMINAL: u8 = 0xfc;
 
 /// What the child says to the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +42,22 @@ pub(super) enum Message {
     Failed(Step, Errno),
     Copied,
     Executing,
+    /// Of a joining process: the program's process, by its pid on the host.
+    Forked(i32),
+    /// Of a joining process: its terminal comes along.
+    Terminal,
 }
 
 impl Message {
-    fn encode(self) -> [u8; MESSAGE] {
-        let (step, errno) = match self {
+    pub(super) fn encode(self) -> [u8; MESSAGE] {
+        let (step, number) = match self {
             Self::Failed(step, errno) => (step as u8, errno as i32),
             Self::Copied => (COPIED, 0),
             Self::Executing => (EXECUTING, 0),
+            Self::Forked(pid) => (FORKED, pid),
+            Self::Terminal => (TERMINAL, 0),
         };
-        let [a, b, c, d] = errno.to_ne_bytes();
+        let [a, b, c, d] = number.to_ne_bytes();
         [step, 0, 0, 0, a, b, c, d]
     }
 
@@ -55,6 +65,8 @@ impl Message {
         match step {
             COPIED => Some(Self::Copied),
             EXECUTING => Some(Self::Executing),
+            FORKED => Some(Self::Forked(i32::from_ne_bytes([a, b, c, d]))),
+            TERMINAL => Some(Self::Terminal),
             step => {
                 let step = Step::ALL.get(usize::from(step))?;
                 Some(Self::Failed(*step, Errno::from_raw(i32::from_ne_bytes([a, b, c, d]))))
@@ -64,9 +76,9 @@ impl Message {
 }
 
 /// A step that failed.
-struct Failed(Step, Errno);
+pub(super) struct Failed(pub(super) Step, pub(super) Errno);
 
-trait During<T> {
+pub(super) trait During<T> {
     fn during(self, step: Step) -> Result<T, Failed>;
 }
 
@@ -160,22 +172,8 @@ impl Sandbox<'_> {
 
     /// From root of the namespace to a user who can become nothing else.
     fn give_up(&self) -> Result<(), Failed> {
-        let Program { uid, gid, cwd, .. } = self.program;
-        capability::clear_bounding().during(Step::BoundingSet)?;
-        capability::lock_secure_bits().during(Step::SecureBits)?;
-        setresgid(*gid, *gid, *gid).during(Step::BecomeUser)?;
-        setresuid(*uid, *uid, *uid).during(Step::BecomeUser)?;
-        capability::clear_all().during(Step::Capabilities)?;
-        // The change of ids may have undone it (fs.suid_dumpable).
-        prctl::set_dumpable(false).during(Step::Capabilities)?;
-        prctl::set_no_new_privs().during(Step::NoNewPrivileges)?;
-        // As that user, and never through a magic link such as /proc/self/fd/N.
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let cwd = openat2(AT_FDCWD, cwd.as_c_str(), how).during(Step::WorkingDirectory)?;
-        fchdir(&cwd).during(Step::WorkingDirectory)?;
-        drop(cwd);
+        give_up_powers(self.program)?;
+        enter_directory(self.program)?;
         // After the change of ids, which clears it. The shim may have died before: then its end of the pipe is gone.
         prctl::set_pdeathsig(Signal::SIGKILL).during(Step::DeathSignal)?;
         self.shim_lives().during(Step::DeathSignal)?;
@@ -222,15 +220,40 @@ impl Sandbox<'_> {
     }
 }
 
+/// Leaves all ids and capabilities of the namespace for those of the program, for good.
+pub(super) fn give_up_powers(program: &Program) -> Result<(), Failed> {
+    let Program { uid, gid, .. } = program;
+    capability::clear_bounding().during(Step::BoundingSet)?;
+    capability::lock_secure_bits().during(Step::SecureBits)?;
+    setresgid(*gid, *gid, *gid).during(Step::BecomeUser)?;
+    setresuid(*uid, *uid, *uid).during(Step::BecomeUser)?;
+    capability::clear_all().during(Step::Capabilities)?;
+    // The change of ids may have undone it (fs.suid_dumpable).
+    prctl::set_dumpable(false).during(Step::Capabilities)?;
+    prctl::set_no_new_privs().during(Step::NoNewPrivileges)
+}
+
+/// Goes to the working directory as the program's user, never through a magic link such as /proc/self/fd/N.
+pub(super) fn enter_directory(program: &Program) -> Result<(), Failed> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let cwd = openat2(AT_FDCWD, program.cwd.as_c_str(), how).during(Step::WorkingDirectory)?;
+    fchdir(&cwd).during(Step::WorkingDirectory)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn messages_come_back() {
-        for message in [Message::Copied, Message::Executing, Message::Failed(Step::MaskProc, Errno::EPERM)] {
+        let failed = Message::Failed(Step::MaskProc, Errno::EPERM);
+        for message in
+            [Message::Copied, Message::Executing, Message::Terminal, Message::Forked(1 << 20), failed]
+        {
             assert_eq!(Message::decode(message.encode()), Some(message));
         }
-        assert_eq!(Message::decode([0xfd; MESSAGE]), None);
+        assert_eq!(Message::decode([0xf0; MESSAGE]), None);
     }
 }

@@ -27,7 +27,7 @@ use crate::sys::{limit, pidfd};
 /// From the release of the child to its exec; a mount may have to wait for a slow disk.
 const START_MS: u16 = 60_000;
 /// A child is preferred over anything of the host's when the kernel has to kill for memory.
-const OOM_SCORE: &str = "200";
+pub(super) const OOM_SCORE: &str = "200";
 /// Bytes a container may lock in memory; libraries that keep secrets need a few pages.
 const LOCKED_BYTES: u64 = 8 << 20;
 
@@ -43,7 +43,7 @@ pub(super) struct Launch<'a> {
 
 /// How the child gets into its cgroup of the v2 tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Placement {
+pub(super) enum Placement {
     /// At the clone, without a lock that all of the host's forks share.
     Born,
     /// Moved before it is released.
@@ -51,7 +51,7 @@ enum Placement {
 }
 
 /// Why a child did not go on.
-enum Refusal {
+pub(super) enum Refusal {
     /// A step failed.
     Step(SetupError),
     /// It was killed; the error is how that was noticed.
@@ -59,7 +59,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn into_error(self) -> SetupError {
+    pub(super) fn into_error(self) -> SetupError {
         match self {
             Self::Step(error) | Self::Killed(error) => error,
         }
@@ -73,7 +73,7 @@ impl From<SetupError> for Refusal {
 }
 
 /// A child that is ended when this goes.
-struct Unfinished(Option<Child>);
+pub(super) struct Unfinished(pub(super) Option<Child>);
 
 impl Unfinished {
     /// Has it, though it was not released? Something that hit it is given a moment to take effect.
@@ -85,7 +85,7 @@ impl Unfinished {
     }
 
     /// It has become the program.
-    fn finished(mut self) -> Option<Child> {
+    pub(super) fn finished(mut self) -> Option<Child> {
         self.0.take()
     }
 }
@@ -252,7 +252,7 @@ impl Launch<'_> {
 /// Files of the v1 cgroups through which a thread moves itself. Moving `0` there takes no lock that all of
 /// the host's forks share, moving another's pid does (kernel/cgroup/cgroup.c, `cgroup_procs_write_start`);
 /// the kernel asks for the opener's rights, not the writer's.
-fn open_v1(cgroups: &[PathBuf]) -> Result<Vec<OwnedFd>, SetupError> {
+pub(super) fn open_v1(cgroups: &[PathBuf]) -> Result<Vec<OwnedFd>, SetupError> {
     let open = |cgroup: &PathBuf| {
         let tasks = cgroup.join("tasks");
         // An existing file only: a plain directory that was taken for a cgroup must not get one.
@@ -273,6 +273,16 @@ fn prepare(spec: &Spec, pid: i32, cgroup: Option<&PathBuf>) -> Result<File, Setu
     }
     map_ids(pid, spec.id_base).at(Step::MapIds, spec.id_base)?;
     fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE).at(Step::OomScore, OOM_SCORE)?;
+    limits(spec, pid).map_err(|(resource, source)| SetupError {
+        step: Step::Limits,
+        detail: format!("{resource:?}"),
+        source,
+    })?;
+    File::open(format!("/proc/{pid}/ns/user")).at(Step::UserNamespace, "open")
+}
+
+/// Sets every resource limit of the container's programs; a `pid` of 0 is the caller. Allocates nothing.
+pub(super) fn limits(spec: &Spec, pid: i32) -> Result<(), (Resource, Errno)> {
     let file_bytes = spec.file_bytes.unwrap_or(u64::MAX);
     for (resource, soft, hard) in [
         (Resource::RLIMIT_NOFILE, spec.open_files, spec.open_files),
@@ -290,9 +300,9 @@ fn prepare(spec: &Spec, pid: i32, cgroup: Option<&PathBuf>) -> Result<File, Setu
         (Resource::RLIMIT_AS, u64::MAX, u64::MAX),
         (Resource::RLIMIT_DATA, u64::MAX, u64::MAX),
     ] {
-        set_limit(pid, resource, soft, hard).at(Step::Limits, format_args!("{resource:?}"))?;
+        set_limit(pid, resource, soft, hard).map_err(|errno| (resource, errno))?;
     }
-    File::open(format!("/proc/{pid}/ns/user")).at(Step::UserNamespace, "open")
+    Ok(())
 }
 
 /// The container's ids 0..65535 are a range of the host's that belongs to nobody else.

@@ -75,6 +75,21 @@ pub fn grandchild(run: impl FnOnce() -> i32) -> Result<i32, Errno> {
     }
 }
 
+/// As [`grandchild`], but the new process is a child of the caller's parent, so that the caller can leave and
+/// the parent learns how it ends.
+///
+/// # Errors
+/// `EAGAIN` at the limit of processes, `ENOMEM`.
+pub fn sibling(run: impl FnOnce() -> i32) -> Result<i32, Errno> {
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: as for `grandchild`; CLONE_PARENT only changes whose child it is (clone(2)).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match Errno::result(pid)? {
+        0 => exec::exit(run()),
+        pid => Ok(pid as i32),
+    }
+}
+
 fn single_threaded() -> bool {
     // Field 20 of /proc/self/stat; the second field ends with the last parenthesis (proc_pid_stat(5)).
     std::fs::read_to_string("/proc/self/stat")

@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
 
-/// Sets the soft and the hard limit of `pid`, which is a child that has not been waited for.
+/// Sets the soft and the hard limit of `pid`: a child that has not been waited for, or 0 for the caller.
 ///
 /// # Errors
 /// `EPERM`, `EINVAL`, `ESRCH`.

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 
 use super::signal::queued;
 
@@ -41,6 +42,16 @@ pub fn queue_signal(pidfd: impl AsFd, signal: i32, value: i32) -> Result<(), Err
     // SAFETY: `info` lives through the call and is a whole siginfo_t, which is what the kernel reads.
     let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, &raw const info, 0) };
     Errno::result(sent).map(drop)
+}
+
+/// Moves the caller into those namespaces of the process that `namespaces` names, all or none; of a PID
+/// namespace only its children (setns(2), with a pidfd from Linux 5.8 on).
+///
+/// # Errors
+/// `ESRCH` when the process has ended, `EINVAL`, `EPERM`.
+pub fn join(pidfd: impl AsFd, namespaces: CloneFlags) -> Result<(), Errno> {
+    // SAFETY: integers only; the caller's view of files and ids changes, its memory does not.
+    Errno::result(unsafe { libc::setns(pidfd.as_fd().as_raw_fd(), namespaces.bits()) }).map(drop)
 }
 
 /// Takes the exit status of a child that has ended; `None` while it runs.
