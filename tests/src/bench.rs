@@ -40,6 +40,13 @@ impl Row {
         }
     }
 
+    /// A figure without a peer, met when at least `aim`.
+    #[must_use]
+    pub fn at_least(figure: &str, unit: &'static str, ours: f64, aim: f64) -> Self {
+        let aim_met = ours >= aim;
+        Self { aim: format!(">= {aim} {unit}"), aim_met, ..Self::alone(figure, unit, ours, aim) }
+    }
+
     /// A figure beside a peer's, met when ours is at most `times` the peer's.
     #[must_use]
     pub fn against(figure: &str, unit: &'static str, ours: f64, peer: &str, value: f64, times: f64) -> Self {
@@ -117,6 +124,7 @@ mod tests {
     fn a_row_knows_whether_its_aim_was_met() {
         assert!(Row::alone("x", "ms", 1.0, 1.0).aim_met);
         assert!(!Row::alone("x", "ms", 1.1, 1.0).aim_met);
+        assert!(Row::at_least("x", "1/s", 1.0, 1.0).aim_met && !Row::at_least("x", "1/s", 0.9, 1.0).aim_met);
         let row = Row::against("x", "ms", 5.0, "runc", 10.0, 0.5);
         assert!(row.aim_met && row.ratio == Some(0.5));
     }

@@ -1,0 +1,119 @@
+//! Ours: what the agent does for a container. Cgroup with limits, spec, shim, sandbox with all isolation, exit
+//! status on disk, cgroup removed.
+
+use std::fs;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mogok_agent::cgroup::{Cgroup, Cgroups};
+use mogok_agent::shim::{Process, launch};
+use mogok_api::app::Limits;
+use mogok_api::id::InstanceId;
+use mogok_shim::client::Client;
+use mogok_shim::spec::{Log, Spec, Writable, file};
+use mogok_tests::platform::bin_dir;
+use tokio::runtime::{Builder, Runtime};
+
+const ID_BASE: u32 = 1_000_000;
+/// A program that does nothing has long ended by then.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct Engine {
+    dir: PathBuf,
+    rootfs: PathBuf,
+    cgroups: Cgroups,
+    runtime: Runtime,
+}
+
+/// One that runs.
+pub(super) struct Container {
+    pub(super) state: PathBuf,
+    pub(super) cgroup: Cgroup,
+    pub(super) process: Process,
+}
+
+/// A root file system of nothing but busybox.
+pub(super) fn rootfs(dir: &Path) -> Result<PathBuf> {
+    let rootfs = dir.join("rootfs");
+    for name in ["bin", "dev", "proc", "sys", "tmp", "etc", "app", "run", "usr"] {
+        fs::create_dir_all(rootfs.join(name))?;
+    }
+    fs::copy("/bin/busybox", rootfs.join("bin/busybox")).context("install busybox-static")?;
+    for name in ["true", "sleep", "sh"] {
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name))?;
+    }
+    Ok(rootfs)
+}
+
+impl Engine {
+    /// `name` is that of its cgroup root.
+    pub(super) fn new(dir: &Path, rootfs: &Path, name: &str) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { dir: dir.to_owned(), rootfs: rootfs.to_owned(), cgroups: Cgroups::detect(name)?, runtime })
+    }
+
+    pub(super) fn finish(&self) {
+        self.cgroups.remove_root();
+    }
+
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// One container from nothing to nothing.
+    pub(super) fn once(&self, netns: Option<BorrowedFd<'_>>) -> Result<()> {
+        let container = self.start(&["/bin/true"], netns)?;
+        let exit = self.end(container)?;
+        ensure!(exit == Some(0), "exit status {exit:?}");
+        Ok(())
+    }
+
+    pub(super) fn start(&self, command: &[&str], netns: Option<BorrowedFd<'_>>) -> Result<Container> {
+        let id = InstanceId::new();
+        let cgroup = self.cgroups.create(&id, &Limits::app())?;
+        let state = self.dir.join(id.to_string());
+        fs::create_dir(&state)?;
+        fs::write(state.join(file::SPEC), serde_json::to_vec(&self.spec(id, &cgroup, command))?)?;
+        let process = self.runtime.block_on(async {
+            let launched = launch(&bin_dir().join("mogok-shim"), &state, netns)?;
+            let (process, report) = launched.report(PATIENCE).await;
+            report.map(|_| process)
+        })?;
+        Ok(Container { state, cgroup, process })
+    }
+
+    /// Waits for the end of its program, lets its shim go and removes the rest; the exit status.
+    pub(super) fn end(&self, container: Container) -> Result<Option<i32>> {
+        let exit = Client::connect(&container.state, PATIENCE)?.wait(PATIENCE)?;
+        Client::connect(&container.state, PATIENCE)?.quit()?;
+        self.runtime.block_on(container.process.ended());
+        container.cgroup.remove()?;
+        fs::remove_dir_all(container.state)?;
+        Ok(exit.code)
+    }
+
+    fn spec(&self, id: InstanceId, cgroup: &Cgroup, command: &[&str]) -> Spec {
+        Spec {
+            id: id.to_string(),
+            hostname: "bench".to_owned(),
+            layers: vec![self.rootfs.clone()],
+            writable: Writable::Tmpfs { bytes: 64 << 20, inodes: 4096 },
+            binds: Vec::new(),
+            files: Vec::new(),
+            id_base: ID_BASE,
+            uid: 1000,
+            gid: 1000,
+            cgroup: cgroup.v2_path().to_owned(),
+            cgroups_v1: cgroup.v1_paths().to_vec(),
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            env: vec!["PATH=/bin".to_owned()],
+            cwd: "/".to_owned(),
+            open_files: 1024,
+            file_bytes: None,
+            tmp_bytes: 16 << 20,
+            log: Log { file_bytes: 1 << 20, files: 2, rate_bytes: 1 << 20 },
+        }
+    }
+}

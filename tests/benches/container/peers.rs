@@ -1,0 +1,86 @@
+//! The peers: the same root file system and program, each from nothing to nothing with its own defaults.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use mogok_tests::program::run;
+
+/// The bridge for LXC's veth pairs, in the namespace of the benchmark.
+const BRIDGE: &str = "bench0";
+
+pub(super) struct Peers {
+    name: String,
+    rootfs: String,
+    bundle: String,
+    plain: String,
+    veth: String,
+}
+
+impl Peers {
+    pub(super) fn new(dir: &Path, rootfs: &Path, name: &str) -> Result<Self> {
+        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
+        run("ip", &["link", "set", BRIDGE, "up"])?;
+        let veth = format!("lxc.net.0.type = veth\nlxc.net.0.link = {BRIDGE}\nlxc.net.0.flags = up\n");
+        Ok(Self {
+            name: name.to_owned(),
+            rootfs: text(rootfs),
+            bundle: text(&runc_bundle(dir, rootfs)?),
+            plain: text(&lxc_config(dir, rootfs, "plain", "lxc.net.0.type = empty\n")?),
+            veth: text(&lxc_config(dir, rootfs, "veth", &veth)?),
+        })
+    }
+
+    pub(super) fn lxc(&self, name: &str) -> Result<()> {
+        self.lxc_execute(name, &self.plain)
+    }
+
+    pub(super) fn lxc_with_veth(&self, name: &str) -> Result<()> {
+        self.lxc_execute(name, &self.veth)
+    }
+
+    pub(super) fn runc(&self, name: &str) -> Result<()> {
+        let name = format!("{}-{name}", self.name);
+        run("runc", &["run", "--bundle", &self.bundle, &name]).map(drop)
+    }
+
+    pub(super) fn bwrap(&self) -> Result<()> {
+        let root = ["--unshare-all", "--ro-bind", &self.rootfs, "/"];
+        let rest = ["--proc", "/proc", "--dev", "/dev", "/bin/true"];
+        run("bwrap", &[&root[..], &rest[..]].concat()).map(drop)
+    }
+
+    fn lxc_execute(&self, name: &str, config: &str) -> Result<()> {
+        let name = format!("{}-{name}", self.name);
+        run("lxc-execute", &["-n", &name, "-f", config, "--", "/bin/true"]).map(drop)
+    }
+}
+
+/// runc's own default specification, with this root file system and command.
+fn runc_bundle(dir: &Path, rootfs: &Path) -> Result<PathBuf> {
+    let bundle = dir.join("bundle");
+    fs::create_dir(&bundle)?;
+    run("runc", &["spec", "--bundle", &text(&bundle)])?;
+    let path = bundle.join("config.json");
+    let mut spec: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    spec["root"]["path"] = text(rootfs).into();
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] = serde_json::json!(["/bin/true"]);
+    fs::write(path, serde_json::to_vec(&spec)?)?;
+    Ok(bundle)
+}
+
+fn lxc_config(dir: &Path, rootfs: &Path, name: &str, network: &str) -> Result<PathBuf> {
+    let path = dir.join(format!("lxc-{name}.conf"));
+    let config = format!(
+        "lxc.rootfs.path = dir:{}\nlxc.uts.name = bench\nlxc.mount.auto = proc:mixed\n\
+         lxc.apparmor.profile = unconfined\nlxc.autodev = 0\n{network}",
+        rootfs.display()
+    );
+    fs::write(&path, config)?;
+    Ok(path)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
