@@ -20,12 +20,12 @@ mod file;
 mod freeze;
 mod hierarchy;
 mod limit;
-mod oom;
 mod removal;
+mod watch;
 
 use hierarchy::Version;
 pub use hierarchy::{Controller, Hierarchies, Place};
-pub use oom::OomWatch;
+pub use watch::{Attention, Report, Watch, Watcher};
 
 /// How long a removal waits for killed processes to be gone.
 const REMOVAL_WAIT: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub enum CgroupError {
     Busy { path: PathBuf, after: Duration },
     #[error("cgroup {} already exists and has processes in it", .0.display())]
     Occupied(PathBuf),
-    #[error("watch {} for memory kills", path.display())]
+    #[error("watch {}", path.display())]
     Watch { path: PathBuf, source: std::io::Error },
 }
 
@@ -330,13 +330,6 @@ impl Cgroup {
     fn oom_counter(&self) -> Result<(PathBuf, &'static str), CgroupError> {
         let place = self.place(Controller::Memory)?;
         Ok((place.dir.join(place.oom_file()), "oom_kill"))
-    }
-
-    /// Reports memory kills as they happen. On v1, where the kernel kills one process and not the
-    /// container, the caller must then [`kill`](Self::kill) the rest.
-    pub fn watch_oom(&self) -> Result<OomWatch, CgroupError> {
-        let place = self.place(Controller::Memory)?;
-        OomWatch::new(place)
     }
 
     /// What it uses now.

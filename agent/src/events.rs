@@ -14,7 +14,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use mogok_api::agent::AgentEvent;
 use mogok_api::id::InstanceId;
-use mogok_api::instance::InstanceStatus;
+use mogok_api::instance::{InstanceStatus, Warning};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -81,6 +81,11 @@ impl Events {
             seen.push(|seq| AgentEvent::Changed { seq, instance: status });
             true
         });
+    }
+
+    /// An instance has run into a limit and is as it was.
+    pub fn warned(&self, id: InstanceId, warning: Warning) {
+        self.seen.send_modify(|seen| seen.push(|seq| AgentEvent::Warned { seq, id, warning }));
     }
 
     /// An instance is gone, and everything of it.
@@ -156,7 +161,7 @@ fn lines(events: &[Arc<AgentEvent>]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use futures_util::StreamExt;
-    use mogok_api::instance::Phase;
+    use mogok_api::instance::{Phase, WarningCode};
 
     use super::*;
     use crate::instance::sample_spec;
@@ -177,6 +182,7 @@ mod tests {
         match event {
             AgentEvent::Snapshot { seq, .. }
             | AgentEvent::Changed { seq, .. }
+            | AgentEvent::Warned { seq, .. }
             | AgentEvent::Removed { seq, .. }
             | AgentEvent::Heartbeat { seq } => *seq,
         }
@@ -199,6 +205,20 @@ mod tests {
             let answer = read(&events, Some(stranger)).await;
             assert!(matches!(&answer[..], [AgentEvent::Snapshot { instances, .. }] if instances.is_empty()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_warning_is_an_event_and_no_state() {
+        let events = Events::default();
+        let instance = status(Phase::Up);
+        events.changed(instance.clone());
+        let seq = seq_of(&read(&events, None).await[0]);
+        let warning = Warning { code: WarningCode::Throttled, message: "throttled".to_owned() };
+        events.warned(instance.id, warning.clone());
+        let told = AgentEvent::Warned { seq: seq + 1, id: instance.id, warning };
+        assert_eq!(read(&events, Some(seq)).await, [told]);
+        let state = AgentEvent::Snapshot { seq: seq + 1, instances: vec![instance] };
+        assert_eq!(read(&events, None).await, [state]);
     }
 
     #[tokio::test]

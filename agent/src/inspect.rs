@@ -136,6 +136,9 @@ pub async fn events(client: &AgentClient, follow: bool, json: bool, out: &mut im
                     let line = format!("{id}  {app} {process} {phase} {}", printable(failure));
                     writeln!(out, "{}", line.trim_end())?;
                 }
+                AgentEvent::Warned { id, warning, .. } => {
+                    writeln!(out, "{id}  warning: {}", printable(&warning.message))?;
+                }
                 AgentEvent::Removed { id, .. } => writeln!(out, "{id}  removed")?,
                 AgentEvent::Heartbeat { .. } => {}
             }

@@ -21,6 +21,7 @@ use crate::shim::{self, Process};
 pub mod adopt;
 pub mod cleanup;
 mod ending;
+mod limited;
 pub mod output;
 pub mod sandbox;
 mod start;

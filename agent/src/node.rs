@@ -13,7 +13,7 @@ use mogok_api::name::Digest;
 use mogok_images::{Store, StoreError};
 use tokio::sync::Semaphore;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Watcher};
 use crate::config::Config;
 use crate::disk::Disks;
 use crate::events::Events;
@@ -34,6 +34,7 @@ pub struct Ground {
     pub boot_id: String,
     pub ledger: Ledger,
     pub cgroups: Cgroups,
+    pub watcher: Watcher,
     pub disks: Disks,
 }
 

@@ -14,12 +14,13 @@ use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, stream};
 use mogok_images::Store;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Watcher};
 use crate::config::{self, Config};
 use crate::disk::Disks;
 use crate::events::Events;
@@ -73,6 +74,7 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Fi
     let ground = Arc::new(Ground {
         boot_id: shim::boot_id().context("cannot read the boot id")?,
         cgroups,
+        watcher: Watcher::start().context("cannot watch containers")?,
         disks: Disks::open(&state_dir.join("disks")).context("cannot use disks")?,
         ledger,
     });
@@ -124,6 +126,7 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Fi
 /// # Errors
 /// When the agent cannot start.
 pub async fn run(config: Config) -> Result<()> {
+    raise_descriptors().context("cannot raise the limit of open files")?;
     let _lock = lock(&config.state_dir)?;
     let cgroups = Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
         .context("cannot use cgroups")?
@@ -161,6 +164,12 @@ pub async fn run(config: Config) -> Result<()> {
     // Nobody finds an agent behind the path any more.
     let _ = std::fs::remove_file(&node.config.socket);
     Ok(())
+}
+
+/// Every container takes half a dozen descriptors, so the soft limit becomes the hard one.
+fn raise_descriptors() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// Finds every container of an earlier agent's and removes what belongs to none.

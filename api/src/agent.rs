@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::id::{Epoch, InstanceId, NodeId};
-use crate::instance::{InstanceSpec, InstanceStatus};
+use crate::instance::{InstanceSpec, InstanceStatus, Warning};
 use crate::name::{AppName, Digest, ImageName, ProcessName};
 
 #[cfg(feature = "agent-client")]
@@ -92,6 +92,8 @@ pub enum AgentEvent {
     Snapshot { seq: u64, instances: Vec<InstanceStatus> },
     /// One instance as it is now.
     Changed { seq: u64, instance: InstanceStatus },
+    /// An instance has run into a limit. Says nothing about its state, and no snapshot has it.
+    Warned { seq: u64, id: InstanceId, warning: Warning },
     /// The instance and everything of it is gone from the node; its host port may be used again.
     Removed { seq: u64, id: InstanceId },
     /// Nothing happened for a while (every 5 s).

@@ -132,6 +132,8 @@ pub enum FailureCode {
     RunTimeout,
     /// R15: over its memory limit.
     Memory,
+    /// A build that was stuck at its limit of processes and threads.
+    Processes,
     /// Wrote more than its output file may hold.
     OutputTooLarge,
     /// The node could not make the container: image or package missing, a kernel feature, a full disk.
@@ -145,6 +147,28 @@ pub enum FailureCode {
 pub struct Failure {
     pub code: FailureCode,
     /// One sentence; for `cannot_start` it names the step and the error.
+    pub message: String,
+}
+
+/// A limit that a container has run into and lives on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WarningCode {
+    /// R14: its program needs nearly all of its memory (cgroup v2 `memory.high`).
+    MemoryHigh,
+    /// The kernel killed one of its processes for want of memory, and its limits say that the others go on.
+    MemoryKill,
+    /// Held back by its CPU quota for 10 s at a stretch.
+    Throttled,
+    /// At its limit of processes and threads: it could not start another one.
+    Processes,
+}
+
+/// A warning in words: once for each time it begins to hold, and not again within 5 minutes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Warning {
+    pub code: WarningCode,
+    /// One sentence, which the log of the app has too.
     pub message: String,
 }
 

@@ -14,6 +14,7 @@ use crate::cgroup::Cgroup;
 use crate::restart;
 use crate::shim::{Process, Shim};
 
+const SIGKILL: i32 = 9;
 /// A shim that was let go takes no time to leave.
 const LEAVE: Duration = Duration::from_secs(5);
 /// Between attempts to remove what cannot be removed yet.
@@ -37,7 +38,9 @@ impl Instance {
             signal: exit.as_ref().and_then(|exit| exit.signal),
             out_of_memory: false,
         };
-        status.out_of_memory = memory_kills > 0 && !status.success();
+        // Where want of memory ends one process only, another end of the container may come after it.
+        let by_kill = self.record.spec.limits.oom_group || status.signal == Some(SIGKILL);
+        status.out_of_memory = memory_kills > 0 && by_kill && !status.success();
 
         if let Some(process) = process {
             if let Err(error) = shim.quit().await {
@@ -71,6 +74,7 @@ impl Instance {
                         format!("ran longer than {} s", self.record.spec.max_runtime_s.unwrap_or_default())
                     }
                     KillReason::Memory => memory_words(&self.record.spec),
+                    KillReason::Processes => supervise::stuck_words(&self.record.spec),
                 };
                 return self.fail(reason.code(), message);
             }

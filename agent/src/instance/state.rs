@@ -58,6 +58,8 @@ pub enum KillReason {
     RunTimeout,
     /// R15, where the kernel kills one process only (cgroup v1).
     Memory,
+    /// A build that is stuck at its limit of processes.
+    Processes,
 }
 
 impl KillReason {
@@ -67,6 +69,7 @@ impl KillReason {
             Self::BootTimeout => FailureCode::BootTimeout,
             Self::RunTimeout => FailureCode::RunTimeout,
             Self::Memory => FailureCode::Memory,
+            Self::Processes => FailureCode::Processes,
         }
     }
 }

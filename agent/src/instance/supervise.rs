@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use mogok_api::instance::FailureCode;
+use mogok_api::instance::{FailureCode, Warning};
 use tokio::time::Instant;
 
+use super::limited::{Limited, News};
 use super::sandbox::PORT;
 use super::state::{Event, KillReason, State};
 use super::{Instance, rest_of};
@@ -40,7 +41,7 @@ impl Instance {
                     health::answers(SocketAddr::from((address, PORT)), spec.health.path.as_deref()).await;
                 }
             });
-            let mut short_of_memory = pin!(memory_kill(&cgroup));
+            let mut limits = Limited::watch(&self.node.ground, &cgroup, &spec);
             let mut ended = pin!(shim.ended(process.as_ref()));
             // Was it asked to end before it is killed?
             let mut asked = self.record.state == State::Stopping;
@@ -79,9 +80,20 @@ impl Instance {
                             kill_at = Some(self.send_stop(&shim).await);
                         }
                     }
-                    () = &mut short_of_memory, if running => {
-                        self.apply(Event::Kill(KillReason::Memory));
-                        kill_at = Some(Instant::now());
+                    news = limits.next(&spec) => {
+                        for news in news {
+                            match news {
+                                News::Warning(warning) => self.warn(warning),
+                                News::Kill(reason) if running => {
+                                    if reason == KillReason::Processes {
+                                        self.say(&format!("killed: processes, {}", stuck_words(&spec)));
+                                    }
+                                    self.apply(Event::Kill(reason));
+                                    kill_at = Some(Instant::now());
+                                }
+                                News::Kill(_) => {}
+                            }
+                        }
                     }
                     () = sleep_until(run_over), if running => {
                         let seconds = spec.max_runtime_s.unwrap_or_default();
@@ -109,6 +121,12 @@ impl Instance {
         self.ended(exit, process, &shim, &cgroup).await;
     }
 
+    /// Says aloud that the container has run into a limit.
+    fn warn(&self, warning: Warning) {
+        self.say(&warning.message);
+        self.node.events.warned(self.id(), warning);
+    }
+
     /// SIGTERM to every process of the container; says when its grace is over.
     async fn send_stop(&mut self, shim: &Shim) -> Instant {
         let grace = Duration::from_secs(self.record.spec.stop_grace_s.into());
@@ -131,26 +149,14 @@ pub(super) fn boot_words(spec: &mogok_api::instance::InstanceSpec) -> String {
     }
 }
 
+/// What a build did that ran into its limit of processes again and again.
+pub(super) fn stuck_words(spec: &mogok_api::instance::InstanceSpec) -> String {
+    format!("stuck at its limit of {} processes and threads", spec.limits.pids)
+}
+
 fn kill(cgroup: &Cgroup) {
     if let Err(error) = cgroup.kill() {
         tracing::error!(cgroup = %cgroup.v2_path().display(), error = %crate::chain(&error), "cannot kill a container");
-    }
-}
-
-/// Returns when the kernel has killed a process of the container for want of memory.
-async fn memory_kill(cgroup: &Cgroup) {
-    let watched = async {
-        let mut watch = cgroup.watch_oom()?;
-        watch.next().await
-    };
-    match watched.await {
-        Ok(Some(_)) => {}
-        // The cgroup is gone, and so is the container.
-        Ok(None) => pending().await,
-        Err(error) => {
-            tracing::warn!(cgroup = %cgroup.v2_path().display(), error = %crate::chain(&error), "cannot watch for memory kills");
-            pending().await
-        }
     }
 }
 

@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Longest wait for something that should happen; only a failing test waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Host {
     dir: tempfile::TempDir,
@@ -297,7 +297,9 @@ fn make_image(dir: &Path) {
         std::fs::create_dir_all(root.join(path)).unwrap();
     }
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for applet in ["sh", "nc", "sleep", "echo", "cat", "head", "dd", "true", "kill", "id", "printf", "tail"] {
+    for applet in
+        ["sh", "nc", "sleep", "echo", "cat", "head", "dd", "true", "kill", "id", "printf", "tail", "awk"]
+    {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
     std::os::unix::fs::chown(root.join("app"), Some(1000), Some(1000)).unwrap();

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use crate::host::{Host, PATIENCE, instance, on_a_node, pause, web};
 use mogok_api::agent::{AgentEvent, LogStream};
 use mogok_api::app::{HealthCheck, Limits, RestartPolicy};
-use mogok_api::instance::{BlobMount, ContainerKind, FailureCode, InstanceSpec, OutputFile, Phase};
+use mogok_api::instance::{
+    BlobMount, ContainerKind, FailureCode, InstanceSpec, OutputFile, Phase, WarningCode,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -172,6 +174,39 @@ fn the_agent_ends_what_breaks_a_rule() {
                 assert!(status.exit.unwrap().out_of_memory);
             }
         }
+    });
+}
+
+#[test]
+fn a_build_that_is_stuck_at_its_process_limit_ends_and_an_app_is_warned() {
+    on_a_node(async |host| {
+        // Pid 1, the program, and no room for what it starts again and again.
+        let bomb = r#"exec awk 'BEGIN { while (1) system("true") }'"#;
+        let limits = Limits { pids: 2, cpu_millis: 100, ..instance("").limits };
+        let build = InstanceSpec { limits: limits.clone(), max_runtime_s: Some(900), ..once(bomb) };
+        let app = InstanceSpec { limits, ..instance(bomb) };
+        host.want(&[build.clone(), app.clone()]).await;
+        let mut events = host.client.events(None).await.unwrap();
+        let status = host.until_phase(build.id, Phase::Exited).await;
+        let failure = status.failure.unwrap();
+        assert_eq!(
+            (failure.code, failure.message.as_str()),
+            (FailureCode::Processes, "stuck at its limit of 2 processes and threads")
+        );
+        let warned = async {
+            loop {
+                if let AgentEvent::Warned { id, warning, .. } = events.next().await.unwrap().unwrap()
+                    && (id, warning.code) == (app.id, WarningCode::Processes)
+                {
+                    return warning;
+                }
+            }
+        };
+        let warning = tokio::time::timeout(PATIENCE, warned).await.unwrap();
+        for said in [&warning.message, "killed: processes, stuck at its limit of 2 processes and threads"] {
+            host.lines(None, said).await;
+        }
+        assert_eq!(host.status(app.id).await.unwrap().phase, Phase::Up);
     });
 }
 

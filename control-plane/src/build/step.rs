@@ -59,6 +59,9 @@ fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
     let timeout = || format!("timed out after {}", duration(settings.seconds));
     match status.failure.as_ref().map(|failure| (failure.code, &failure.message)) {
         Some((FailureCode::Memory, _)) => return memory(),
+        Some((FailureCode::Processes, _)) => {
+            return format!("processes: a build may have {} of them and of threads", Limits::build().pids);
+        }
         Some((FailureCode::RunTimeout | FailureCode::StopTimeout, _)) => return timeout(),
         Some((FailureCode::OutputTooLarge, _)) => {
             return format!("the package is larger than {}", size(settings.package_bytes));
@@ -151,6 +154,7 @@ mod tests {
         for (status, reason) in [
             (with_failure(FailureCode::Memory), "killed: memory"),
             (with_failure(FailureCode::RunTimeout), "timed out after 15 min"),
+            (with_failure(FailureCode::Processes), "processes: a build may have 512 of them and of threads"),
             (with_failure(FailureCode::OutputTooLarge), "the package is larger than 500 MB"),
             (with_failure(FailureCode::CannotStart), "cannot start: image ruby-build is missing"),
             (InstanceStatus { exit: oom, ..said(&["mogok-build: failed: lied"]) }, "killed: memory"),

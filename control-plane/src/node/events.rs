@@ -17,7 +17,8 @@ pub(super) async fn run(state: &AppState, client: &AgentClient, node: NodeId) ->
             AgentEvent::Snapshot { instances, .. } => state.observed.snapshot(node, instances),
             AgentEvent::Changed { instance, .. } => state.observed.update(node, instance),
             AgentEvent::Removed { id, .. } => state.observed.gone(node, id),
-            AgentEvent::Heartbeat { .. } => {}
+            // Its developer reads the same in the app's log.
+            AgentEvent::Warned { .. } | AgentEvent::Heartbeat { .. } => {}
         }
     }
     Err(SessionError::EventsEnded)

@@ -1,0 +1,182 @@
+//! What happens to containers at their limits is told of, once, and an idle one costs nothing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use mogok_agent::cgroup::{Attention, Report, Watch, Watcher};
+use mogok_api::app::Limits;
+
+use super::harness::{LoopDisk, Root, alive, eventually, run_in, small};
+
+/// Longer than any timer of the watcher.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs into a process limit of 1 as fast as it can, and survives that.
+const RUN_INTO_PROCESS_LIMIT: &str = r#"exec awk 'BEGIN { while (1) system("true") }'"#;
+
+async fn until(watch: &mut Watch, what: impl Fn(Report) -> bool) -> Report {
+    let wait = async {
+        loop {
+            let report = watch.next().await.expect("the cgroup is there");
+            if what(report) {
+                return report;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("told in time")
+}
+
+#[tokio::test]
+async fn a_memory_bomb_is_killed_and_told_of() {
+    let Some(root) = Root::new("memory") else { return };
+    let (watcher, _) = start();
+    let (_, cgroup) = root.create(&small());
+    let (_, neighbour) = root.create(&small());
+    let mut other = run_in(&neighbour, "exec sleep 1000");
+    let mut watch = watcher.watch(&cgroup, &small(), Attention::App).unwrap();
+    let mut others_watch = watcher.watch(&neighbour, &small(), Attention::App).unwrap();
+    assert_eq!(cgroup.oom_kills().unwrap(), 0);
+    // The bomb is a child of the shell: on v1 the shell survives, and the agent must kill it.
+    let mut child = run_in(&cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1 & wait; sleep 1000");
+    let report = until(&mut watch, |report| report.memory_kills > 0).await;
+    assert_eq!(report.memory_losses, 1);
+    assert!(cgroup.oom_kills().unwrap() >= 1);
+    assert!(cgroup.usage().unwrap().memory_bytes <= 32 << 20);
+    cgroup.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    cgroup.remove().unwrap();
+    // The watch ends with its cgroup, after at most what it has not told yet.
+    while tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().is_some() {}
+    let quiet = tokio::time::timeout(Duration::from_millis(10), others_watch.next()).await;
+    assert!(quiet.is_err() && alive(&mut other), "{quiet:?}");
+    neighbour.remove().unwrap();
+    other.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_kill_from_before_the_watch_is_told_of() {
+    let Some(root) = Root::new("before") else { return };
+    let (watcher, _) = start();
+    let (_, cgroup) = root.create(&Limits { oom_group: false, ..small() });
+    run_in(&cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1").wait().unwrap();
+    let mut watch = watcher.watch(&cgroup, &small(), Attention::App).unwrap();
+    until(&mut watch, |report| report.memory_kills > 0).await;
+    cgroup.remove().unwrap();
+}
+
+#[tokio::test]
+async fn who_needs_nearly_all_of_its_memory_is_told_and_who_caches_files_is_not() {
+    let Some(root) = Root::new("shortage") else { return };
+    let (watcher, _) = start();
+    let limits = Limits { memory_bytes: 64 << 20, ..small() };
+    let (_, cgroup) = root.create(&limits);
+    // A build's, which is looked at more often where the kernel wakes nobody.
+    let mut watch = watcher.watch(&cgroup, &limits, Attention::Build).unwrap();
+    let disk = LoopDisk::new(96 << 20);
+    // The cache of a disk goes when nobody has it open.
+    let _open = std::fs::File::open(&disk.path).unwrap();
+    let read = format!("dd if={} of=/dev/null bs=64k", disk.path.display());
+    assert!(run_in(&cgroup, &read).wait().unwrap().success());
+    assert!(cgroup.usage().unwrap().memory_bytes > 48 << 20, "the disk was not cached");
+    let quiet = tokio::time::timeout(Duration::from_secs(2), watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    // A program that holds 61 MiB: its buffer is full, and nobody reads what it writes.
+    let child = run_in(&cgroup, "dd if=/dev/zero bs=61M count=2 | sleep 1000");
+    let report = until(&mut watch, |report| report.memory_high > 0).await;
+    assert_eq!(report, Report { memory_high: 1, ..Report::default() });
+    drop(watch);
+    cgroup.remove().unwrap();
+    { child }.wait().unwrap();
+}
+
+#[tokio::test]
+async fn who_is_held_back_by_its_quota_is_told_and_its_neighbour_is_not() {
+    let Some(root) = Root::new("throttled") else { return };
+    let (watcher, _) = start();
+    let limits = Limits { cpu_millis: 100, ..small() };
+    let (_, cgroup) = root.create(&limits);
+    let (_, neighbour) = root.create(&small());
+    let mut watch = watcher.watch(&cgroup, &limits, Attention::App).unwrap();
+    let mut others_watch = watcher.watch(&neighbour, &small(), Attention::App).unwrap();
+    let children =
+        [run_in(&cgroup, "while :; do :; done"), run_in(&neighbour, "while :; do sleep 0.05; done")];
+    let report = until(&mut watch, |report| report.throttled > 0).await;
+    assert_eq!(report, Report { throttled: 1, ..Report::default() });
+    let quiet = tokio::time::timeout(Duration::from_millis(10), others_watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    cgroup.remove().unwrap();
+    neighbour.remove().unwrap();
+    for mut child in children {
+        child.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_runs_into_its_process_limit_is_told_and_a_build_that_goes_on_is_stuck() {
+    let Some(root) = Root::new("stuck") else { return };
+    let (watcher, _) = start();
+    let limits = Limits { pids: 1, cpu_millis: 100, ..small() };
+    let (_, build) = root.create(&limits);
+    let (_, app) = root.create(&limits);
+    let mut build_watch = watcher.watch(&build, &limits, Attention::Build).unwrap();
+    let mut app_watch = watcher.watch(&app, &limits, Attention::App).unwrap();
+    let children = [run_in(&build, RUN_INTO_PROCESS_LIMIT), run_in(&app, RUN_INTO_PROCESS_LIMIT)];
+    let report = until(&mut build_watch, |report| report.stuck).await;
+    assert_eq!(report.process_limit, 1);
+    let report = until(&mut app_watch, |report| report.process_limit > 0).await;
+    assert!(!report.stuck);
+    for (mut child, cgroup) in children.into_iter().zip([build, app]) {
+        cgroup.remove().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// Threads of this process that watch containers.
+fn watchers() -> BTreeSet<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| Some(task.ok()?.path().to_str()?.to_owned()));
+    names
+        .filter(|task| std::fs::read_to_string(Path::new(task).join("comm")).is_ok_and(|n| n == "limits\n"))
+        .collect()
+}
+
+/// How often a thread has gone to sleep.
+fn sleeps(task: &str) -> u64 {
+    let status = std::fs::read_to_string(Path::new(task).join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+/// A watcher, and its thread.
+fn start() -> (Watcher, String) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = watchers();
+    let watcher = Watcher::start().unwrap();
+    let mut task = None;
+    eventually("the thread has its name", || {
+        task = watchers().difference(&before).next().cloned();
+        task.is_some()
+    });
+    (watcher, task.unwrap())
+}
+
+#[test]
+fn idle_containers_wake_nobody() {
+    const CONTAINERS: usize = 100;
+    let Some(root) = Root::new("idle") else { return };
+    let (watcher, task) = start();
+    let made: Vec<_> = (0..CONTAINERS).map(|_| root.create(&small()).1).collect();
+    let watches: Vec<_> =
+        made.iter().map(|cgroup| watcher.watch(cgroup, &small(), Attention::App).unwrap()).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let before = sleeps(&task);
+    std::thread::sleep(Duration::from_secs(5));
+    let woken = sleeps(&task) - before;
+    drop(watches);
+    made.iter().for_each(|cgroup| cgroup.remove().unwrap());
+    // Cgroup v1 has one timer for all of them, every 30 s.
+    assert!(woken <= 2, "{CONTAINERS} idle containers woke their watcher {woken} times in 5 s");
+}
