@@ -21,6 +21,7 @@ mod freeze;
 mod hierarchy;
 mod limit;
 mod removal;
+mod statistics;
 mod watch;
 
 use hierarchy::Version;
@@ -83,7 +84,7 @@ pub enum CgroupError {
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     hierarchies: Hierarchies,
-    /// I/O limits are about the disk below this path.
+    /// I/O limits and figures are about the disk below this path.
     disk: PathBuf,
 }
 
@@ -109,7 +110,7 @@ impl Cgroups {
         Ok(Self { hierarchies, disk: PathBuf::from("/") })
     }
 
-    /// I/O limits are to be about the disk that `path` lies on (or is), not about that of `/`.
+    /// I/O limits and figures are to be about the disk that `path` lies on (or is), not about that of `/`.
     #[must_use]
     pub fn with_disk(self, path: &Path) -> Self {
         Self { disk: path.to_owned(), ..self }
@@ -130,7 +131,7 @@ impl Cgroups {
             return Err(CgroupError::ControllerMissing(missing));
         }
         let cgroup = self.cgroup(id, |place, controller| place.version == Version::V2 || needed(controller));
-        match cgroup.make(limits, &self.disk, self.hierarchies.tree()) {
+        match cgroup.make(limits, self.hierarchies.tree()) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 if !matches!(error, CgroupError::Occupied(_)) {
@@ -166,7 +167,7 @@ impl Cgroups {
                 v1.push(place.dir.clone());
             }
         }
-        Cgroup { v2, v1, places }
+        Cgroup { v2, v1, places, disk: self.disk.clone() }
     }
 
     /// Every container that has a cgroup, in no order: how the agent finds what it does not remember.
@@ -222,6 +223,8 @@ pub struct Cgroup {
     v2: PathBuf,
     v1: Vec<PathBuf>,
     places: [Option<Place>; Controller::ALL.len()],
+    /// Below which path the disk lies that its I/O is counted on.
+    disk: PathBuf,
 }
 
 impl Cgroup {
@@ -241,7 +244,7 @@ impl Cgroup {
         self.places[controller as usize].as_ref().ok_or(CgroupError::ControllerMissing(controller))
     }
 
-    fn make(&self, limits: &Limits, disk: &Path, tree: &Path) -> Result<(), CgroupError> {
+    fn make(&self, limits: &Limits, tree: &Path) -> Result<(), CgroupError> {
         for dir in std::iter::once(&self.v2).chain(&self.v1) {
             match fs::create_dir(dir) {
                 Ok(()) => {}
@@ -259,7 +262,7 @@ impl Cgroup {
         }
         for (controller, place) in Controller::ALL.into_iter().zip(&self.places) {
             if let Some(place) = place {
-                limit::apply(controller, place, limits, disk, tree)?;
+                limit::apply(controller, place, limits, &self.disk, tree)?;
             }
         }
         Ok(())
@@ -332,16 +335,17 @@ impl Cgroup {
         Ok((place.dir.join(place.oom_file()), "oom_kill"))
     }
 
-    /// What it uses now.
+    /// What it uses now, but for its network and its writable layer, which are no matter of cgroups.
     pub fn usage(&self) -> Result<Usage, CgroupError> {
-        let memory = self.place(Controller::Memory)?;
-        let pids = self.place(Controller::Pids)?;
-        Ok(Usage {
-            memory_bytes: file::number(&memory.dir.join(memory.usage_file()))?,
-            // Counted in every v2 cgroup, with or without the cpu controller.
-            cpu_usec: file::key(&self.v2.join("cpu.stat"), "usage_usec")?,
-            pids: file::number(&pids.dir.join("pids.current"))?,
-        })
+        statistics::Places {
+            v2: &self.v2,
+            cpu: self.place(Controller::Cpu)?,
+            memory: self.place(Controller::Memory)?,
+            pids: self.place(Controller::Pids)?,
+            io: self.place(Controller::Io).ok(),
+            disk: &self.disk,
+        }
+        .read()
     }
 
     /// Kills what is in it, waits until that is gone (10 s at most) and removes its directories.

@@ -3,14 +3,19 @@
 //!
 //! Invariant: nothing a tenant wrote reaches a terminal with its control characters.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use futures_util::{StreamExt, stream};
 use mogok_api::agent::client::{AgentAddress, AgentClient};
-use mogok_api::agent::{AgentEvent, LogRecord, LogStream};
+use mogok_api::agent::{AgentEvent, LogRecord, LogStream, Usage};
 use mogok_api::id::InstanceId;
 use mogok_api::instance::InstanceStatus;
+
+/// Requests under way for the figures of `ps`.
+const ASKED_AT_ONCE: usize = 16;
 
 /// A client of the agent behind a socket.
 ///
@@ -26,7 +31,7 @@ fn print_json<T: serde::Serialize>(out: &mut impl Write, value: &T) -> Result<()
     Ok(())
 }
 
-/// All instances.
+/// All instances, with what they use; as JSON their statuses.
 ///
 /// # Errors
 /// When the agent does not answer.
@@ -35,27 +40,48 @@ pub async fn ps(client: &AgentClient, json: bool, out: &mut impl Write) -> Resul
     if json {
         return print_json(out, &statuses);
     }
-    write!(out, "{}", table(&statuses))?;
+    let mut usages = BTreeMap::new();
+    let details =
+        stream::iter(&statuses).map(|status| client.instance(status.id)).buffer_unordered(ASKED_AT_ONCE);
+    // One that has gone in the meantime has no figures.
+    for detail in details.filter_map(async |detail| detail.ok()).collect::<Vec<_>>().await {
+        usages.extend(detail.usage.map(|usage| (detail.spec.id, usage)));
+    }
+    write!(out, "{}", table(&statuses, &usages))?;
     Ok(())
 }
 
-fn table(statuses: &[InstanceStatus]) -> String {
+fn table(statuses: &[InstanceStatus], usages: &BTreeMap<InstanceId, Usage>) -> String {
     let mut text = format!(
-        "{:<36}  {:<20} {:<12} {:<8} {:<9} {:>8} {:<21} {}\n",
-        "INSTANCE", "APP", "PROCESS", "RELEASE", "PHASE", "RESTARTS", "ENDPOINT", "FAILURE"
+        "{:<36}  {:<20} {:<12} {:<8} {:<9} {:>8} {:>9} {:>8} {:>5} {:<21} {}\n",
+        "INSTANCE",
+        "APP",
+        "PROCESS",
+        "RELEASE",
+        "PHASE",
+        "RESTARTS",
+        "CPU",
+        "MEMORY",
+        "PIDS",
+        "ENDPOINT",
+        "FAILURE"
     );
     for status in statuses {
         let release = status.release.map(|release| release.to_string()).unwrap_or_default();
         let endpoint = status.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
         let failure = status.failure.as_ref().map_or(String::new(), |failure| printable(&failure.message));
+        let (cpu, memory, pids) = usages.get(&status.id).map(used).unwrap_or_default();
         let line = format!(
-            "{:<36}  {:<20} {:<12} {:<8} {:<9} {:>8} {:<21} {}",
+            "{:<36}  {:<20} {:<12} {:<8} {:<9} {:>8} {:>9} {:>8} {:>5} {:<21} {}",
             status.id.to_string(),
             status.app,
             status.process,
             release,
             status.phase,
             status.restarts,
+            cpu,
+            memory,
+            pids,
             endpoint,
             failure
         );
@@ -63,6 +89,13 @@ fn table(statuses: &[InstanceStatus]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// CPU time, memory, processes and threads.
+fn used(usage: &Usage) -> (String, String, String) {
+    let tenths = usage.cpu_usec / 100_000;
+    let cpu = format!("{}.{} s", tenths / 10, tenths % 10);
+    (cpu, format!("{} MiB", usage.memory_bytes >> 20), usage.pids.to_string())
 }
 
 /// One instance in full.
@@ -128,7 +161,9 @@ pub async fn events(client: &AgentClient, follow: bool, json: bool, out: &mut im
             print_json(out, &event)?;
         } else {
             match &event {
-                AgentEvent::Snapshot { instances, .. } => write!(out, "{}", table(instances))?,
+                AgentEvent::Snapshot { instances, .. } => {
+                    write!(out, "{}", table(instances, &BTreeMap::new()))?
+                }
                 AgentEvent::Changed { instance, .. } => {
                     let failure = instance.failure.as_ref().map_or("", |failure| &failure.message);
                     let (id, app, process, phase) =
@@ -166,6 +201,13 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_are_for_people() {
+        let usage = Usage { cpu_usec: 12_345_678, memory_bytes: 200 << 20, pids: 7, ..Usage::default() };
+        let shown = ["12.3 s", "200 MiB", "7"].map(str::to_owned);
+        assert_eq!(<[String; 3]>::from(used(&usage)), shown);
+    }
 
     #[test]
     fn a_terminal_gets_no_escapes() {

@@ -27,6 +27,7 @@ pub mod sandbox;
 mod start;
 pub mod state;
 mod supervise;
+pub mod usage;
 
 use state::{Event, State};
 

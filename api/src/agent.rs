@@ -24,6 +24,9 @@ use crate::name::{AppName, Digest, ImageName, ProcessName};
 
 #[cfg(feature = "agent-client")]
 pub mod client;
+mod usage;
+
+pub use usage::{CpuUsage, DiskUsage, IoUsage, MemoryUsage, NetworkUsage, Pressure, Pressures, Stall, Usage};
 
 /// How the node limits containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -125,7 +128,7 @@ pub struct LogRecord {
 }
 
 /// One container in full, for the operator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct InstanceDetail {
     pub spec: InstanceSpec,
     pub status: InstanceStatus,
@@ -140,12 +143,4 @@ pub struct InstanceDetail {
     /// Its directory on the node.
     pub state_dir: String,
     pub usage: Option<Usage>,
-}
-
-/// What a container uses now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Usage {
-    pub memory_bytes: u64,
-    pub cpu_usec: u64,
-    pub pids: u64,
 }

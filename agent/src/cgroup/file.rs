@@ -32,12 +32,13 @@ pub(super) fn number(path: &Path) -> Result<u64, CgroupError> {
 /// The number behind `key` in a file of `key number` lines.
 pub(super) fn key(path: &Path, key: &str) -> Result<u64, CgroupError> {
     let content = read(path)?;
-    content
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(name, _)| *name == key)
-        .and_then(|(_, value)| value.trim().parse().ok())
-        .ok_or_else(|| malformed(path, &content))
+    find(&content, key).ok_or_else(|| malformed(path, &content))
+}
+
+/// The number behind `key` in a text of `key number` lines.
+pub(super) fn find(content: &str, key: &str) -> Option<u64> {
+    let mut pairs = content.lines().filter_map(|line| line.split_once(' '));
+    pairs.find(|(name, _)| *name == key).and_then(|(_, value)| value.trim().parse().ok())
 }
 
 /// A file of one process id per line.

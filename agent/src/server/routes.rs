@@ -15,6 +15,7 @@ use mogok_api::instance::InstanceStatus;
 use serde::Deserialize;
 
 use super::Api;
+use crate::instance::usage;
 use crate::ledger::LedgerError;
 use crate::logs::journal::Cursor;
 
@@ -117,7 +118,7 @@ pub(super) async fn instance(
             uid_base: Some(record.uid_base),
             address: record.allocation.as_ref().map(|held| held.address),
             state_dir: node.ground.ledger.dir(id).display().to_string(),
-            usage: record.run.as_ref().and_then(|_| node.ground.cgroups.open(&id).usage().ok()),
+            usage: usage::of(&node.ground, &record),
             spec: record.spec,
             status,
         }))

@@ -5,6 +5,7 @@
 mod events;
 mod harness;
 mod limits;
+mod usage;
 
 use std::time::{Duration, Instant};
 

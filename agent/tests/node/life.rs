@@ -122,6 +122,31 @@ fn what_ended_while_no_agent_watched_is_known_and_started_once() {
 }
 
 #[test]
+fn what_a_container_uses_can_be_asked() {
+    on_a_node(async |host| {
+        let mut spec = web();
+        let serve = spec.command.pop().unwrap();
+        spec.command.push(format!("head -c 3000000 /dev/zero > /app/file; {serve}"));
+        host.want(std::slice::from_ref(&spec)).await;
+        let status = host.until_phase(spec.id, Phase::Up).await;
+        assert_eq!(host.get(status.endpoint.unwrap()), "hello\n");
+        let detail = host.client.instance(spec.id).await.unwrap();
+        let usage = detail.usage.unwrap();
+        assert!(usage.pids >= 2 && usage.cpu_usec > 0 && usage.memory.anon_bytes > 0, "{usage:?}");
+        let disk = usage.disk.unwrap();
+        // 16 MiB is all it may take.
+        assert!((3_000_000..=16 << 20).contains(&disk.bytes) && disk.inodes >= 2, "{disk:?}");
+        let network = usage.network.unwrap();
+        // The request's handshake came in, the answer went out.
+        assert!(network.received_packets >= 3 && network.sent_bytes > 6, "{network:?}");
+        let mut table = Vec::new();
+        mogok_agent::inspect::ps(&host.client, false, &mut table).await.unwrap();
+        let table = String::from_utf8(table).unwrap();
+        assert!(table.contains(" MiB "), "{table}");
+    });
+}
+
+#[test]
 fn a_crashing_program_is_started_at_once_and_then_waits() {
     on_a_node(async |host| {
         let spec = instance("for n in 1 2 3; do echo line $n; done; exit 3");
