@@ -7,9 +7,10 @@ log=target/test.log
 mkdir -p target
 : > "$log"
 run() {
+  local status=0
   echo "== $*"
-  "$@" -- --show-output 2>&1 | tee -a "$log" | grep -E --line-buffered '^(test |test result|error|warning|failures:|thread|SKIP|---- )|panicked|assertion|Running' || true
-  [ "${PIPESTATUS[0]}" = 0 ] || { tail -n 200 "$log"; echo "FAILED: $*"; exit 1; }
+  "$@" -- --show-output 2>&1 | tee -a "$log" | grep -E --line-buffered '^(test |test result|error|warning|failures:|thread|SKIP|---- )|panicked|assertion|Running' || status=${PIPESTATUS[0]}
+  [ "$status" = 0 ] || { tail -n 200 "$log"; echo "FAILED: $*"; exit 1; }
 }
 export RUST_BACKTRACE=0
 run cargo test --workspace --exclude mogok-tests
