@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod config;
 pub mod disk;
 pub mod events;
+pub mod exec;
 pub mod health;
 pub mod host;
 pub mod inspect;

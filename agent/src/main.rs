@@ -7,10 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use mogok_agent::config::{self, Config, Settings};
+use mogok_agent::exec::command as exec;
 use mogok_agent::host::{self, Requirement};
 use mogok_agent::{inspect, purge, run};
+use mogok_api::agent::exec::{ExecRequest, ExecUser};
 use mogok_api::id::InstanceId;
 use tracing_subscriber::EnvFilter;
+
+const SOCKET: &str = "/run/mogok/agent.sock";
 
 /// The container supervisor of a mogok app server
 #[derive(Debug, Parser)]
@@ -44,6 +48,28 @@ enum Command {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Execute a program in a running container, with this command's streams, signals and exit status
+    Exec {
+        id: InstanceId,
+        /// Give it a terminal
+        #[arg(short, long)]
+        tty: bool,
+        /// UID or UID:GID in the container, not 0 [default: the app's]
+        #[arg(long)]
+        user: Option<ExecUser>,
+        /// Its working directory [default: the app's]
+        #[arg(long)]
+        cwd: Option<String>,
+        /// NAME=VALUE, over the app's environment; may be given again
+        #[arg(long, value_parser = variable)]
+        env: Vec<(String, String)>,
+        /// Socket of the agent
+        #[arg(long, env = "MOGOK_AGENT_SOCKET", default_value = SOCKET)]
+        socket: PathBuf,
+        /// Absolute path of the program in the container, and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Print what happens to containers
     Events {
         /// Go on as it happens
@@ -70,11 +96,18 @@ enum Command {
 #[derive(Debug, Args)]
 struct Agent {
     /// Socket of the agent
-    #[arg(long, env = "MOGOK_AGENT_SOCKET", default_value = "/run/mogok/agent.sock")]
+    #[arg(long, env = "MOGOK_AGENT_SOCKET", default_value = SOCKET)]
     socket: PathBuf,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -109,6 +142,12 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Logs { id, follow, agent } => {
             let client = inspect::client(&agent.socket)?;
             runtime.block_on(inspect::logs(&client, id, follow, agent.json, &mut out))?;
+        }
+        Command::Exec { id, tty, user, cwd, env, socket, command } => {
+            let terminal = tty.then(exec::terminal_size);
+            let request = ExecRequest { command, env: env.into_iter().collect(), cwd, user, terminal };
+            let client = inspect::client(&socket)?;
+            return Ok(runtime.block_on(exec::exec(&client, id, &request, &mut out))?.into());
         }
         Command::Events { follow, agent } => {
             let client = inspect::client(&agent.socket)?;

@@ -17,6 +17,7 @@ use crate::cgroup::{Cgroups, Watcher};
 use crate::config::Config;
 use crate::disk::Disks;
 use crate::events::Events;
+use crate::exec::Execs;
 use crate::host::Facts;
 use crate::ledger::Ledger;
 use crate::ledger::uids::{NoUidRange, UidRanges};
@@ -54,6 +55,7 @@ pub struct Node {
     pub logs: Arc<Logs>,
     pub uids: Mutex<UidRanges>,
     pub starts: Semaphore,
+    pub execs: Execs,
 }
 
 impl Node {

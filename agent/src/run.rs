@@ -24,6 +24,7 @@ use crate::cgroup::{Cgroups, Watcher};
 use crate::config::{self, Config};
 use crate::disk::Disks;
 use crate::events::Events;
+use crate::exec::Execs;
 use crate::host::Facts;
 use crate::instance::adopt::{self, Finding, Shims};
 use crate::ledger::uids::UidRanges;
@@ -115,6 +116,8 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Fi
         logs: Arc::new(logs),
         uids: Mutex::new(uids),
         starts: Semaphore::new(STARTS),
+        execs: Execs::new(&config.shim)
+            .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?,
         ground,
         config,
     };

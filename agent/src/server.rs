@@ -23,6 +23,7 @@ use crate::blobs;
 use crate::node::Node;
 use crate::reconcile::Wanted;
 
+mod exec;
 mod routes;
 
 pub use routes::Refusal;
@@ -51,6 +52,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/instances", get(routes::instances))
         .route("/v1/instances/{id}", get(routes::instance))
         .route("/v1/instances/{id}/logs", get(routes::instance_logs))
+        .route("/v1/instances/{id}/exec", post(exec::exec).layer(DefaultBodyLimit::max(exec::REQUEST_BYTES)))
         .route("/v1/events", get(routes::events))
         .route("/v1/logs", get(routes::logs))
         .route(
@@ -173,6 +175,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(router: Route
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         // A client that hangs up in the middle of a stream is no fault.

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 mod launch;
 mod process;
 
+pub(crate) use launch::fresh_session;
 pub use launch::{LaunchError, Launched, launch};
 pub use process::{Process, boot_id, network_namespace_of, shims_below};
 

@@ -8,6 +8,7 @@
 //! | `GET /v1/instances/{id}` | -> [`InstanceDetail`] | one of them in full |
 //! | `GET /v1/events?after=SEQ&follow=BOOL` | -> NDJSON of [`AgentEvent`] | a status snapshot, then every change |
 //! | `GET /v1/instances/{id}/logs?after=CURSOR&follow=BOOL` | -> NDJSON of [`LogRecord`] | its output |
+//! | `POST /v1/instances/{id}/exec` | [`exec::ExecRequest`] -> 101, then frames of [`exec`] | a program in a running one |
 //! | `GET /v1/logs?after=CURSOR&follow=BOOL` | -> NDJSON of [`LogRecord`] | the output of all instances |
 //! | `HEAD, GET, PUT /v1/blobs/{digest}` | bytes | the node's blob store |
 //! | `DELETE /v1/blobs/{digest}` | | drop a blob that nothing uses |
@@ -24,6 +25,7 @@ use crate::name::{AppName, Digest, ImageName, ProcessName};
 
 #[cfg(feature = "agent-client")]
 pub mod client;
+pub mod exec;
 mod usage;
 
 pub use usage::{CpuUsage, DiskUsage, IoUsage, MemoryUsage, NetworkUsage, Pressure, Pressures, Stall, Usage};

@@ -32,7 +32,7 @@ impl Refusal {
         Self(ApiError::new(ErrorCode::Internal, message))
     }
 
-    fn invalid(message: impl Into<String>) -> Self {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self(ApiError::new(ErrorCode::Invalid, message))
     }
 }
@@ -66,11 +66,11 @@ fn cursor(after: Option<String>) -> Result<Option<Cursor>, Refusal> {
         .map_err(|error: crate::logs::journal::InvalidCursor| Refusal::invalid(error.to_string()))
 }
 
-fn instance_id(text: &str) -> Result<InstanceId, Refusal> {
+pub(super) fn instance_id(text: &str) -> Result<InstanceId, Refusal> {
     text.parse().map_err(|error: mogok_api::id::InvalidId| Refusal::invalid(error.to_string()))
 }
 
-fn no_instance(id: InstanceId) -> Refusal {
+pub(super) fn no_instance(id: InstanceId) -> Refusal {
     Refusal(ApiError::new(ErrorCode::NotFound, format!("instance {id} is not on this node")))
 }
 

@@ -78,17 +78,7 @@ pub fn launch(program: &Path, dir: &Path, netns: Option<BorrowedFd<'_>>) -> Resu
     if let Some(netns) = netns {
         files.add_dup2(netns.as_raw_fd(), NETNS_FD).map_err(spawned)?;
     }
-    let mut attributes = PosixSpawnAttr::init().map_err(spawned)?;
-    // Rust ignores SIGPIPE and that would be inherited; the mask of this thread likewise.
-    attributes.set_sigdefault(&SigSet::all()).map_err(spawned)?;
-    attributes.set_sigmask(&SigSet::empty()).map_err(spawned)?;
-    attributes
-        .set_flags(
-            PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
-                | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
-                | PosixSpawnFlags::from_bits_retain(i32::from(libc::POSIX_SPAWN_SETSID)),
-        )
-        .map_err(spawned)?;
+    let attributes = fresh_session().map_err(spawned)?;
 
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|source| spawn_error(program, source.into()));
     let mut arguments = vec![
@@ -110,6 +100,20 @@ pub fn launch(program: &Path, dir: &Path, netns: Option<BorrowedFd<'_>>) -> Resu
         .ok_or_else(|| LaunchError::NoReport { log: dir.join("shim.log") })?;
     let report = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed("watch the pipe"))?;
     Ok(Launched { process, report, dir: dir.to_owned() })
+}
+
+/// A session of its own, with default signal actions and none blocked.
+pub(crate) fn fresh_session() -> nix::Result<PosixSpawnAttr> {
+    let mut attributes = PosixSpawnAttr::init()?;
+    // Rust ignores SIGPIPE and that would be inherited; the mask of this thread likewise.
+    attributes.set_sigdefault(&SigSet::all())?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
+            | PosixSpawnFlags::from_bits_retain(i32::from(libc::POSIX_SPAWN_SETSID)),
+    )?;
+    Ok(attributes)
 }
 
 fn spawn_error(program: &Path, source: io::Error) -> LaunchError {

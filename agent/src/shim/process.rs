@@ -2,7 +2,7 @@
 //! names whoever has it now; a pidfd names this process for good, so a signal can never reach another.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -56,6 +56,12 @@ impl Process {
         }
     }
 
+    /// Its pidfd.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// SIGKILL. A process that has ended is none to kill.
     ///
     /// # Errors
@@ -69,8 +75,6 @@ impl Process {
 
     /// Takes the zombie of a child away; a process that is no child of this one has another parent for that.
     fn reap(&self) {
-        use std::os::fd::AsFd;
-
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         if let Err(error) = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)
             && error != rustix::io::Errno::CHILD

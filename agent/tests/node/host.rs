@@ -133,6 +133,25 @@ impl Host {
         agent.wait().unwrap();
     }
 
+    pub(crate) fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
+    /// Children of the agent with that name.
+    pub(crate) fn children_of_the_agent(&self, name: &str) -> Vec<i32> {
+        let agent = self.agent_pid();
+        let of_thread = |thread: std::fs::DirEntry| {
+            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()).collect::<Vec<_>>()
+        };
+        let threads = std::fs::read_dir(format!("/proc/{agent}/task")).unwrap();
+        let mut children: Vec<_> = threads.map(Result::unwrap).flat_map(of_thread).collect();
+        children.retain(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        });
+        children
+    }
+
     /// What the agent logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
@@ -207,7 +226,7 @@ impl Host {
     }
 
     /// The v2 cgroup that holds all containers of this node.
-    fn cgroup_dir(&self) -> PathBuf {
+    pub(crate) fn cgroup_dir(&self) -> PathBuf {
         let found = Command::new("find")
             .args(["/sys/fs/cgroup", "-path", "*/unified/*", "-name", &self.cgroup])
             .output()

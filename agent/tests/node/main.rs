@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking, their helpers too")]
 
 mod api;
+mod exec;
 mod host;
 mod life;

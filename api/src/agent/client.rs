@@ -26,12 +26,14 @@ use crate::instance::InstanceStatus;
 mod address;
 mod blob;
 mod connection;
+mod exec;
 mod follow;
 pub mod ndjson;
 #[cfg(test)]
 mod tests;
 
 pub use address::{AgentAddress, Identity, IdentityError, InvalidAddress};
+pub use exec::{ExecError, ExecEvent, ExecReader, ExecReceiver, ExecSender};
 pub use follow::{EVENT_SILENCE, Follow};
 
 /// How long a small request may take.
@@ -188,12 +190,22 @@ impl AgentClient {
         body: RequestBody,
     ) -> Result<(Connection, Response<Incoming>), ClientError> {
         let operation = exchange.operation;
+        let (connection, reply) = self.open_request(operation, self.request(exchange, body)).await?;
+        let reply = accepted(operation, reply).await?;
+        Ok((connection, reply))
+    }
+
+    /// The same with any reply.
+    async fn open_request(
+        &self,
+        operation: &'static str,
+        request: Request<RequestBody>,
+    ) -> Result<(Connection, Response<Incoming>), ClientError> {
         let mut connection = Connection::open(&self.address, self.tls.as_ref())
             .await
             .map_err(|source| ClientError::Connect { address: self.address.clone(), source })?;
-        let reply = connection.send(self.request(exchange, body)).await;
+        let reply = connection.send(request).await;
         let reply = reply.map_err(|source| ClientError::Http { operation, source })?;
-        let reply = accepted(operation, reply).await?;
         Ok((connection, reply))
     }
 

@@ -5,6 +5,7 @@ use utoipa::openapi::path::HttpMethod::{Delete, Get, Head, Post, Put};
 use utoipa::openapi::schema::Type;
 
 use super::document::{Document, Route};
+use crate::agent::exec::{ExecRequest, PROTOCOL};
 use crate::agent::{AgentEvent, DesiredAck, DesiredMessage, InstanceDetail, LogRecord, NodeInfo};
 use crate::instance::InstanceStatus;
 
@@ -37,6 +38,11 @@ pub fn agent() -> OpenApi {
                 .stream::<AgentEvent>(),
         )
         .route(Get, "/v1/instances/{id}/logs", log("Output of one container"))
+        .route(
+            Post,
+            "/v1/instances/{id}/exec",
+            Route::new("A program in a running container").body::<ExecRequest>().upgrade(PROTOCOL),
+        )
         .route(Get, "/v1/logs", log("Output of all containers"))
         .route(Head, "/v1/blobs/{digest}", Route::new("Is the blob in the node's store?").empty())
         .route(Get, "/v1/blobs/{digest}", Route::new("Read a blob").bytes())

@@ -87,6 +87,14 @@ impl Route {
         Self { operation: self.operation.response("204", Response::new("done")), ..self }
     }
 
+    /// The connection goes on in another protocol.
+    pub(super) fn upgrade(self, protocol: &str) -> Self {
+        Self {
+            operation: self.operation.response("101", Response::new(format!("goes on as {protocol}"))),
+            ..self
+        }
+    }
+
     pub(super) fn query(self, name: &str, kind: Type, description: &str) -> Self {
         let parameter = ParameterBuilder::new()
             .name(name)

@@ -64,7 +64,7 @@ impl Connection {
         };
         let (sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(io::Error::other)?;
         // Its error reaches whoever waits for the reply.
-        let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+        let task = tokio::spawn(async move { drop(connection.with_upgrades().await) }).abort_handle();
         Ok(Self { sender, _task: AbortOnDrop(task) })
     }
 
