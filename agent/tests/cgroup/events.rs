@@ -14,7 +14,8 @@ use super::harness::{LoopDisk, Root, alive, eventually, run_in, small};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs into a process limit of 1 as fast as it can, and survives that.
-const RUN_INTO_PROCESS_LIMIT: &str = r#"exec awk 'BEGIN { while (1) system("true") }'"#;
+const RUN_INTO_PROCESS_LIMIT: &str = r#"p='BEGIN { while (1) system("true") }'
+    command -v awk && exec awk "$p"; exec busybox awk "$p""#;
 
 async fn until(watch: &mut Watch, what: impl Fn(Report) -> bool) -> Report {
     let wait = async {

@@ -1,5 +1,6 @@
 //! Each limit binds, and the neighbour beside it is unharmed.
 
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ fn end(mut child: Child, cgroup: &Cgroup) {
 #[test]
 fn cpu_weights_divide_one_cpu() {
     let Some(root) = Root::new("weight") else { return };
-    let on_one = Limits { cpus: Some("0".parse().unwrap()), ..small() };
+    // A quota out of reach: a virtual machine's clock jumps, and would make the heavy one use up its own.
+    let on_one = Limits { cpus: Some("0".parse().unwrap()), cpu_millis: 100_000, ..small() };
     let (_, light) = root.create(&Limits { cpu_weight: 50, ..on_one.clone() });
     let (_, heavy) = root.create(&Limits { cpu_weight: 400, ..on_one });
     let children = [run_in(&light, BUSY), run_in(&heavy, BUSY)];
@@ -90,6 +92,24 @@ fn without_oom_group_the_rest_of_the_container_lives_on() {
     assert_eq!(neighbour.oom_kills().unwrap(), 0);
     end(child, &alone);
     end(other, &neighbour);
+}
+
+#[test]
+fn want_of_memory_ends_the_container_as_one_where_the_kernel_can() {
+    let Some(root) = Root::new("group") else { return };
+    let (_, cgroup) = root.create(&small());
+    let mut child = run_in(&cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1; exec sleep 1000");
+    eventually("a kill", || cgroup.oom_kills().unwrap() > 0);
+    if root.cgroups.mode() == CgroupMode::Unified {
+        eventually("nothing is left", || !cgroup.populated().unwrap());
+        assert!(!child.wait().unwrap().success());
+    } else {
+        // The agent does it.
+        assert!(alive(&mut child));
+        cgroup.kill().unwrap();
+        child.wait().unwrap();
+    }
+    cgroup.remove().unwrap();
 }
 
 #[test]
@@ -167,7 +187,27 @@ fn a_share_of_a_disk_that_knows_none_is_refused() {
 }
 
 #[test]
-fn a_share_binds_where_bfq_schedules() {
+fn a_share_is_set_where_the_cost_model_is_on() {
+    let Some(root) = Root::new("cost") else { return };
+    let disk = LoopDisk::new(1 << 20);
+    let number =
+        std::fs::read_to_string(Path::new("/sys/block").join(disk.path.file_name().unwrap()).join("dev"));
+    let number = number.unwrap().trim().to_owned();
+    let limits = Limits { io: IoLimits { weight: Some(200), ..IoLimits::default() }, ..small() };
+    let made = || root.cgroups.clone().with_disk(&disk.path).create(&InstanceId::new(), &limits);
+    let qos = Path::new("/sys/fs/cgroup/io.cost.qos");
+    if root.cgroups.mode() == CgroupMode::Hybrid || !qos.exists() {
+        assert!(matches!(made(), Err(CgroupError::NoShares(_))));
+        return;
+    }
+    std::fs::write(qos, format!("{number} enable=1")).unwrap();
+    let weight = made().map(|cgroup| file(&cgroup, &["io.weight"]));
+    std::fs::write(qos, format!("{number} enable=0")).unwrap();
+    assert!(weight.as_ref().is_ok_and(|weight| weight.trim() == "default 200"), "{weight:?}");
+}
+
+#[test]
+fn a_share_is_set_where_bfq_schedules() {
     let Some(root) = Root::new("bfq") else { return };
     let disk = LoopDisk::new(1 << 20);
     let name = disk.path.file_name().unwrap().to_str().unwrap();

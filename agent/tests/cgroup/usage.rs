@@ -22,9 +22,12 @@ fn cpu_time_and_throttling_are_counted() {
     let (_, cgroup) = root.create(&Limits { cpu_millis: 100, ..small() });
     let (_, idle) = root.create(&small());
     let mut child = run_in(&cgroup, "while :; do :; done");
-    let usage = until(&cgroup, "it is throttled", |usage| usage.cpu.throttled_periods >= 5);
-    assert!(usage.cpu.periods >= usage.cpu.throttled_periods && usage.cpu.throttled_usec > 0, "{usage:?}");
-    assert!(usage.cpu.user_usec > 0 && usage.cpu_usec > 0, "{usage:?}");
+    let usage = until(&cgroup, "it is throttled", |usage| {
+        usage.cpu.throttled_periods >= 5 && usage.cpu.throttled_usec > 0
+    });
+    // How the time divides into user's and system's is an estimate.
+    assert!(usage.cpu.user_usec + usage.cpu.system_usec > 0 && usage.cpu_usec > 0, "{usage:?}");
+    assert!(usage.cpu.periods >= usage.cpu.throttled_periods, "{usage:?}");
     let pressure =
         until(&cgroup, "pressure", |usage| usage.pressure.is_some_and(|p| p.cpu.some.total_usec > 0));
     assert_eq!(pressure.pids, 1);
@@ -48,7 +51,8 @@ fn memory_is_told_apart_by_kind() {
     let mut child = run_in(&cgroup, &script);
     let usage = until(&cgroup, "20 MiB of its own", |usage| usage.memory.anon_bytes >= 20 << 20);
     assert!(usage.memory.file_bytes >= 12 << 20, "{usage:?}");
-    assert!(usage.memory_bytes >= usage.memory.anon_bytes + usage.memory.file_bytes, "{usage:?}");
+    // The kinds are read a moment later than the sum.
+    assert!(usage.memory_bytes >= 20 << 20 && usage.memory_bytes <= 64 << 20, "{usage:?}");
     assert!(usage.memory.peak_bytes.is_none_or(|peak| peak >= 32 << 20), "{usage:?}");
     assert_eq!((usage.memory.oom_kills, usage.pids), (0, 3));
     let unified = root.cgroups.mode() == CgroupMode::Unified;
