@@ -2,6 +2,7 @@
 #   make demo    the whole platform on this host, with a Rails and a Sinatra app; left running
 #   make down    stops it, containers included
 #   make test    lint, then every test; what .ci/run calls
+#   make test-vm the kernel tests alone, in virtual machines with Debian's kernels
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,13 +12,13 @@ ASSETS := $(CURDIR)/.mogok
 # Programs of the tests and of the demo.
 DEBUG := target/debug
 RELEASE := target/release
-PACKAGES := mmdebstrap nginx-light nftables iproute2 e2fsprogs zstd git curl ca-certificates busybox-static gcc libc6-dev procps
+PACKAGES := mmdebstrap nginx-light nftables iproute2 e2fsprogs zstd git curl ca-certificates busybox-static gcc libc6-dev procps qemu-system-x86
 PEERS := runc lxc bubblewrap strace
 CARGO_DENY := 0.20.2
 
 export MOGOK_ASSETS := $(ASSETS)
 
-.PHONY: setup build release images lint test demo down bench bench-container bench-deploy
+.PHONY: setup build release images lint test test-vm demo down bench bench-container bench-deploy
 
 setup:
 	@tests/setup.sh $(PACKAGES)
@@ -41,6 +42,9 @@ lint:
 
 test: setup lint images
 	@tests/run.sh
+
+test-vm: setup build
+	cargo run --quiet -p mogok-tests --bin mogok-vm -- $(ASSETS)
 
 demo: setup release
 	@tests/images.sh $(RELEASE) $(ASSETS)

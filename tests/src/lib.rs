@@ -18,6 +18,7 @@ pub mod network;
 pub mod platform;
 pub mod program;
 pub mod visitor;
+pub mod vm;
 
 pub use developer::{App, Developer};
 pub use platform::Platform;

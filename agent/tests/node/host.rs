@@ -108,7 +108,7 @@ impl Host {
             .args(["--store".as_ref(), self.dir.path().join("store").as_os_str()])
             .args(["--socket".as_ref(), self.dir.path().join("agent.sock").as_os_str()])
             .args(["--shim".as_ref(), self.shim.as_os_str()])
-            .args(["--pool", "10.91.0.0/24", "--cgroup", &self.cgroup])
+            .args(["--pool", "10.91.0.0/24", "--cgroup", &self.cgroup, "--cgroup-parent", "/"])
             .args(&self.arguments)
             .env("MOGOK_LOG", "info")
             .stdin(Stdio::null())
@@ -120,8 +120,10 @@ impl Host {
         let deadline = Instant::now() + PATIENCE;
         while self.client.node().await.is_err() {
             assert!(Instant::now() < deadline, "the agent does not answer:\n{}", self.log());
-            let exited = self.agent.as_mut().unwrap().try_wait().unwrap();
-            assert!(exited.is_none(), "the agent left: {exited:?}\n{}", self.log());
+            if let Some(status) = self.agent.as_mut().unwrap().try_wait().unwrap() {
+                self.agent = None;
+                panic!("the agent left: {status}\n{}", self.log());
+            }
             pause().await;
         }
     }

@@ -17,8 +17,8 @@ use mogok_shim::protocol::{Exit, Report, Started};
 use mogok_shim::spec::{Log, Spec, Writable, file};
 use tempfile::TempDir;
 
-/// For anything that the kernel or a small program does.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// For anything that the kernel or a small program does, in an emulated machine too.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// User and group of the program inside.
 pub(crate) const USER: u32 = 1000;
 const BUSYBOX: &str = "/bin/busybox";

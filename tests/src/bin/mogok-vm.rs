@@ -1,0 +1,29 @@
+//! `mogok-vm ASSETS [--suite SUITE] [PROGRAM...]`: the kernel tests in virtual machines. Ends with status 1
+//! when a test failed.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use mogok_tests::vm;
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    let assets =
+        arguments.next().map(PathBuf::from).context("usage: mogok-vm ASSETS [--suite SUITE] [PROGRAM...]")?;
+    let mut suites = Vec::new();
+    let mut only = Vec::new();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--suite" => suites.push(arguments.next().context("--suite needs one of bookworm, trixie")?),
+            _ => only.push(argument),
+        }
+    }
+    if suites.is_empty() {
+        suites = vm::SUITES.map(str::to_owned).to_vec();
+    }
+    let outcome = vm::test(&assets, &suites, &only)?;
+    let word = if outcome.failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {word}. {} passed; {} failed", outcome.passed, outcome.failed);
+    Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,94 @@
+//! Which test programs there are, and which tests are in each: asked of cargo and of the programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::program::{run, text};
+
+/// The crates whose tests need the kernel.
+pub(super) const CRATES: [&str; 2] = ["agent", "shim"];
+
+/// A test program and the tests it must report.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// `agent-cgroup`: crate and target.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) tests: Vec<String>,
+}
+
+/// Everything that goes to the machines.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) tests: Vec<Program>,
+    /// The programs that the tests start.
+    pub(super) started: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Programs {
+    /// Builds the programs as `make test` does (with any other choice of crates cargo would build them once
+    /// more, with other features) and takes those whose name contains one of `only`.
+    pub(super) fn build(workspace: &Path, only: &[String]) -> Result<Self> {
+        let built = Command::new(env!("CARGO"))
+            .current_dir(workspace)
+            .args(["test", "--workspace", "--exclude", "mogok-tests", "--no-run"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot run cargo")?;
+        ensure!(built.status.success(), "the test programs do not build");
+        let mut programs = Self { tests: Vec::new(), started: Vec::new() };
+        for line in text(&built.stdout).lines() {
+            let message: Message = serde_json::from_str(line).context("cargo's messages have changed")?;
+            let (Some(manifest), Some(target), Some(path)) =
+                (message.manifest_path, message.target, message.executable)
+            else {
+                continue;
+            };
+            let Some(of) = CRATES.iter().find(|of| manifest == workspace.join(of).join("Cargo.toml")) else {
+                continue;
+            };
+            match target.kind.first().map(String::as_str) {
+                Some("test") => {
+                    let name = format!("{of}-{}", target.name);
+                    if only.is_empty() || only.iter().any(|word| name.contains(word)) {
+                        let tests = tests_of(&path)?;
+                        programs.tests.push(Program { name, path, tests });
+                    }
+                }
+                // Once as a program, and once as a program of its unit tests.
+                Some("bin") if path.file_name().is_some_and(|name| name == &*target.name) => {
+                    programs.started.push(path);
+                }
+                _ => {}
+            }
+        }
+        if programs.started.is_empty() {
+            bail!("cargo built no program of {}", CRATES.join(" and "));
+        }
+        programs.tests.sort_by(|one, two| one.name.cmp(&two.name));
+        Ok(programs)
+    }
+}
+
+fn tests_of(program: &Path) -> Result<Vec<String>> {
+    let listed = run(&program.to_string_lossy(), &["--list", "--format", "terse"])?;
+    Ok(listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}
