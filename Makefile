@@ -18,7 +18,7 @@ CARGO_DENY := 0.20.2
 
 export MOGOK_ASSETS := $(ASSETS)
 
-.PHONY: setup build release images lint test test-vm demo down bench bench-container bench-deploy
+.PHONY: setup build release images lint test test-vm security-report demo down bench bench-container bench-deploy
 
 setup:
 	@tests/setup.sh $(PACKAGES)
@@ -26,6 +26,7 @@ setup:
 build:
 	cargo build --workspace --bins
 	tests/static-shim.sh dev $(DEBUG)
+	tests/static-probe.sh $(DEBUG)
 
 release:
 	cargo build --workspace --bins --release
@@ -45,6 +46,10 @@ test: setup lint images
 
 test-vm: setup build
 	cargo run --quiet -p mogok-tests --bin mogok-vm -- $(ASSETS)
+
+security-report: setup build
+	@tests/setup.sh $(PEERS)
+	MOGOK_BIN_DIR=$(CURDIR)/$(DEBUG) $(DEBUG)/security-report
 
 demo: setup release
 	@tests/images.sh $(RELEASE) $(ASSETS)

@@ -17,6 +17,7 @@ pub mod leak;
 pub mod network;
 pub mod platform;
 pub mod program;
+pub mod security;
 pub mod visitor;
 pub mod vm;
 

@@ -1,26 +1,38 @@
 //! `/proc` of the container: a fresh procfs of its PID namespace, with the parts that show or steer the
 //! host covered or closed to writes.
 //!
-//! Runs between clone and exec. Invariant: targets are opened below the procfs that was just mounted,
-//! never by a path that something else could stand at.
+//! Runs between clone and exec. Invariant: targets are found below the procfs that was just mounted, by names
+//! that the kernel gives, never by a path that something else could stand at.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::sys::mount::{self, Attributes, FileSystem};
 
-/// Show memory, symbols, keys, timers, hardware or other tenants' load to the microsecond.
-const COVERED: [&CStr; 22] = [
-    c"acpi",
-    c"asound",
+/// Files that show memory, symbols, keys, timers, hardware, other tenants' load to the microsecond, or which
+/// host this is; or that steer the kernel. What stays is what runtimes read: see `docs/security-report.md`.
+const COVERED_FILES: [&CStr; 44] = [
+    c"allocinfo",
+    c"bootconfig",
+    c"buddyinfo",
+    c"cgroups",
     c"cmdline",
     c"config.gz",
+    c"consoles",
+    c"crypto",
+    c"devices",
+    c"diskstats",
+    c"dma",
+    c"execdomains",
+    c"fb",
     c"interrupts",
+    c"iomem",
+    c"ioports",
     c"kallsyms",
     c"kcore",
     c"key-users",
@@ -30,19 +42,35 @@ const COVERED: [&CStr; 22] = [
     c"kpagecount",
     c"kpageflags",
     c"latency_stats",
+    c"locks",
+    c"mdstat",
+    c"misc",
     c"modules",
+    c"mtd",
+    c"mtrr",
     c"pagetypeinfo",
+    c"partitions",
     c"sched_debug",
-    c"scsi",
+    c"schedstat",
+    c"slabinfo",
     c"softirqs",
+    c"swaps",
+    c"sysrq-trigger",
     c"timer_list",
     c"vmallocinfo",
-    c"sysrq-trigger",
+    c"vmstat",
+    c"zoneinfo",
+    // The same for all containers of a host until it boots again.
+    c"sys/kernel/random/boot_id",
 ];
-/// Steer the kernel.
-const READ_ONLY: [&CStr; 7] = [c"bus", c"driver", c"fs", c"irq", c"mtrr", c"sys", c"tty"];
+/// The directories of that kind.
+const COVERED_DIRECTORIES: [&CStr; 10] =
+    [c"acpi", c"asound", c"bus", c"driver", c"dynamic_debug", c"fs", c"irq", c"pressure", c"scsi", c"tty"];
 
 const HARMLESS: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
+
+/// Nothing but this very procfs, and through no link.
+const BELOW: ResolveFlag = ResolveFlag::RESOLVE_BENEATH.union(ResolveFlag::RESOLVE_NO_XDEV);
 
 /// A detached procfs of the caller's PID namespace. The kernel allows it only while another whole procfs is
 /// visible, so this comes before the host is detached.
@@ -66,28 +94,31 @@ pub(super) fn attach(proc: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// Covers what must not be seen and closes what must not be written. What this kernel lacks needs neither.
 pub(super) fn mask(proc: BorrowedFd<'_>) -> Result<(), Errno> {
-    for name in COVERED {
-        let Some(target) = find(proc, name)? else { continue };
-        let kind = SFlag::from_bits_truncate(fstat(&target)?.st_mode) & SFlag::S_IFMT;
-        // Both stand on file systems that the shim made, so neither can be a link of the image's.
-        let cover = if kind == SFlag::S_IFDIR { c"/sys" } else { c"/dev/null" };
-        mount::attach(mount::copy(AT_FDCWD, cover, false)?, target)?;
-    }
-    for name in READ_ONLY {
-        let Some(target) = find(proc, name)? else { continue };
-        let copy = mount::copy(target.as_fd(), c"", false)?;
-        mount::change(&copy, HARMLESS.and(Attributes::READ_ONLY), None)?;
-        mount::attach(copy, target)?;
-    }
-    Ok(())
+    // Read-only first: a copy of it does not carry covers along.
+    let sys = open(proc, c"sys", OFlag::O_PATH, BELOW)?;
+    let copy = mount::copy(sys.as_fd(), c"", false)?;
+    mount::change(&copy, HARMLESS.and(Attributes::READ_ONLY), None)?;
+    mount::attach(copy, sys)?;
+    // Both stand on file systems that the shim made, so neither can be a link of the image's.
+    cover(proc, &COVERED_FILES, c"/dev/null")?;
+    cover(proc, &COVERED_DIRECTORIES, c"/sys")
 }
 
-fn find(proc: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>, Errno> {
-    match open(proc, name, OFlag::O_PATH, ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => Err(errno),
+/// Attaches a copy of the mount of `with` at each of the names that this kernel has.
+fn cover(proc: BorrowedFd<'_>, names: &[&CStr], with: &CStr) -> Result<(), Errno> {
+    let mut spare = None;
+    for name in names {
+        let copy = match spare.take() {
+            Some(copy) => copy,
+            None => mount::copy(AT_FDCWD, with, false)?,
+        };
+        match mount::attach_at(&copy, proc, name) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => spare = Some(copy),
+            Err(errno) => return Err(errno),
+        }
     }
+    Ok(())
 }
 
 fn open(at: BorrowedFd<'_>, path: &CStr, flags: OFlag, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {

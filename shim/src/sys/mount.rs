@@ -119,6 +119,25 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     Errno::result(moved).map(drop)
 }
 
+/// Attaches a detached mount at the `path` below `at`. A link in the last place is not followed.
+///
+/// # Errors
+/// `ENOENT`, `ENOTDIR` when one is a directory and the other not; those of move_mount(2).
+pub fn attach_at(mount: impl AsFd, at: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the paths end with a NUL and live through the call; the rest are integers.
+    let moved = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            at.as_raw_fd(),
+            path.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(moved).map(drop)
+}
+
 /// Changes a mount: sets attributes, cuts it off from the events of its peers, and maps its ids through a
 /// user namespace where one is given (the mount must be detached then).
 ///

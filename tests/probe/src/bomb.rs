@@ -1,0 +1,131 @@
+//! Hoards of everything that a host has a finite amount of: takes more until it is refused, says what
+//! refused it, and keeps what it has for some seconds.
+//!
+//! Invariant: each ends by itself, and only ever runs in a container that has limits.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::check::{errno, name};
+use crate::raw::{self, Arg};
+
+/// How long what was taken is kept.
+const KEPT: Duration = Duration::from_secs(2);
+/// No bomb takes longer.
+const LONGEST: Duration = Duration::from_secs(15);
+/// More than any limit of a container's.
+const MANY: usize = 3_000_000;
+
+/// Runs one; its last line is `probe: NAME: COUNT taken, ANSWER`.
+pub(crate) fn run(bomb: &str) -> ExitCode {
+    println!("probe: {bomb} begins");
+    let end = Instant::now() + LONGEST;
+    let mut held = Hoard::default();
+    let mut taken = 0;
+    let mut answer = "not refused in time".to_owned();
+    while taken < MANY && Instant::now() < end {
+        match held.take(bomb, taken) {
+            Ok(()) => taken += 1,
+            Err(refusal) => {
+                answer = refusal;
+                break;
+            }
+        }
+    }
+    std::thread::sleep(KEPT);
+    println!("probe: {bomb}: {taken} taken, {answer}");
+    drop(held);
+    ExitCode::SUCCESS
+}
+
+#[derive(Default)]
+struct Hoard {
+    children: Vec<std::process::Child>,
+    memory: Vec<Vec<u8>>,
+    files: Vec<File>,
+    fill: Option<File>,
+}
+
+impl Drop for Hoard {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+        }
+        for child in &mut self.children {
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Hoard {
+    /// Takes one more.
+    fn take(&mut self, bomb: &str, taken: usize) -> Result<(), String> {
+        let failed = |error: std::io::Error| name(errno(&error));
+        let number = |result: Result<i64, nix::errno::Errno>| result.map(drop).map_err(name);
+        match bomb {
+            "fork" => {
+                let child = Command::new("/proc/self/exe").arg("wait").stdout(Stdio::null()).spawn();
+                self.children.push(child.map_err(failed)?);
+            }
+            "memory" => self.memory.push(vec![1; 1 << 20]),
+            "tmpfs" => self.fill("/tmp/fill")?,
+            "shared_memory" => self.fill("/dev/shm/fill")?,
+            "disk" => self.fill("/app/fill")?,
+            "inodes" => {
+                let dir = format!("/app/i/{}", taken / 1000);
+                fs::create_dir_all(&dir).map_err(failed)?;
+                File::create(format!("{dir}/{taken}")).map_err(failed)?;
+            }
+            "descriptors" => self.files.push(File::open("/dev/null").map_err(failed)?),
+            "log" => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(&[b'x'; 4096]).and_then(|()| out.write_all(b"\n")).map_err(failed)?;
+            }
+            // A name that does not exist is remembered as such by the kernel.
+            "dentries" => drop(fs::metadata(format!("/tmp/no-{taken}-{}", "x".repeat(200)))),
+            "inotify" => number(raw::call(libc::SYS_inotify_init1, &[]))?,
+            "epoll" => number(raw::call(libc::SYS_epoll_create1, &[Arg::Number(0)]))?,
+            "pipes" => number(raw::call(libc::SYS_pipe2, &[Arg::Page, Arg::Number(0)]))?,
+            "timers" => {
+                number(raw::call(libc::SYS_timer_create, &[Arg::Number(1), Arg::Number(0), Arg::Page]))?
+            }
+            // Segments of the IPC namespace, a megabyte each.
+            "segments" => number(raw::call(
+                libc::SYS_shmget,
+                &[Arg::Number(0), Arg::Number(1 << 20), Arg::Number(0o1600)],
+            ))?,
+            "message_queues" => number(raw::call(libc::SYS_msgget, &[Arg::Number(0), Arg::Number(0o1600)]))?,
+            "sockets" => number(raw::call(
+                libc::SYS_socketpair,
+                &[Arg::Number(1), Arg::Number(1), Arg::Number(0), Arg::Page],
+            ))?,
+            "terminals" => {
+                let file = OpenOptions::new().read(true).write(true).open("/dev/ptmx");
+                self.files.push(file.map_err(failed)?);
+            }
+            "locked_memory" => {
+                let memory = vec![1_u8; 1 << 20].leak();
+                number(raw::call(libc::SYS_mlock, &[Arg::Bytes(memory), Arg::Number(1 << 20)]))?;
+            }
+            "sparse_files" => {
+                let file = File::create(format!("/app/sparse-{taken}")).map_err(failed)?;
+                file.set_len(1 << 40).map_err(failed)?;
+            }
+            other => return Err(format!("there is no bomb {other:?}")),
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, path: &str) -> Result<(), String> {
+        let failed = |error: std::io::Error| name(errno(&error));
+        if self.fill.is_none() {
+            self.fill = Some(File::create(path).map_err(failed)?);
+        }
+        match &mut self.fill {
+            Some(file) => file.write_all(&[1; 1 << 16]).map_err(failed),
+            None => Ok(()),
+        }
+    }
+}
