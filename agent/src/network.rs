@@ -4,8 +4,8 @@
 //! Containers hang on routed veth pairs with /32 addresses, no bridge. Invariants: a packet crosses
 //! only if a rule allows it, from the first moment a link exists; nothing of other tables, links or
 //! routes is touched; an address or port is handed to a second container only after the first one's
-//! link and rules are gone. [`Network`] is a handle: one thread (`worker`) does all the work, in the
-//! network namespace of the thread that called [`Network::start`].
+//! link and rules are gone. [`Network`] is a handle: one thread (`worker`) decides, two make namespaces
+//! ahead and one removes links behind, all in the network namespace of the caller of [`Network::start`].
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,10 +17,15 @@ use mogok_api::instance::ContainerKind;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+mod element;
 mod lease;
 mod link;
+mod maker;
 mod namespace;
+mod nfnetlink;
 mod nft;
+mod pool;
+mod remover;
 mod resolver;
 mod rotation;
 mod ruleset;
@@ -33,7 +38,7 @@ pub use subnet::{InvalidSubnet, Subnet};
 /// The port every container listens on, in its own namespace.
 pub const CONTAINER_PORT: u16 = 5000;
 /// Requests that may wait for the worker before callers wait to ask.
-const QUEUE: usize = 64;
+const QUEUE: usize = 256;
 
 /// What containers may reach beside what is granted to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +121,10 @@ pub enum NetworkError {
     LinkGone { id: InstanceId, link: String },
     #[error("{what} of instance {id} lies outside of this node's settings or belongs to another instance")]
     Conflict { id: InstanceId, what: String },
+    #[error("nftables: {0}")]
+    Table(String),
+    #[error("make a network namespace: {0}")]
+    Maker(String),
     #[error("start the network's thread")]
     Thread(#[source] io::Error),
     #[error("the network has been stopped")]
@@ -213,7 +222,8 @@ impl Network {
         self.ask(|reply| worker::Command::Restore { saved, reply }).await
     }
 
-    /// Takes rules and link away, then frees address and port. Does nothing for an unknown instance.
+    /// Takes the rules away; from then on nothing passes. The link goes in the background, within moments,
+    /// and address and port are free only after it. Does nothing for an unknown instance.
     pub async fn detach(&self, id: InstanceId) -> Result<(), NetworkError> {
         self.ask(|reply| worker::Command::Detach { id, reply }).await
     }

@@ -32,6 +32,8 @@ pub(super) struct Leases {
     /// Addresses of links that were there at the start and that nobody has claimed yet.
     unclaimed: HashSet<u32>,
     file: PathBuf,
+    /// The place as the file has it.
+    saved: Option<(u32, u32)>,
 }
 
 impl Leases {
@@ -50,21 +52,26 @@ impl Leases {
         let mut addresses = Rotation::new(first, last, place.address);
         let ports = Rotation::new(config.ports.0.into(), config.ports.1.into(), place.port);
         let unclaimed = links.map(u32::from).filter(|number| addresses.reserve(*number)).collect();
-        Ok(Self { addresses, ports, held: HashMap::new(), unclaimed, file })
+        Ok(Self { addresses, ports, held: HashMap::new(), unclaimed, file, saved: None })
     }
 
-    fn save(&self) -> Result<(), NetworkError> {
+    /// Keeps the rotations' place; for once after several numbers were taken.
+    pub(super) fn save(&mut self) -> Result<(), NetworkError> {
+        let place = (self.addresses.next(), self.ports.next());
+        if self.saved == Some(place) {
+            return Ok(());
+        }
         let failed = |source| NetworkError::Rotation { path: self.file.clone(), source };
-        let place = Place { address: self.addresses.next(), port: self.ports.next() };
-        let text = serde_json::to_vec(&place).map_err(|error| failed(error.into()))?;
+        let text = serde_json::to_vec(&Place { address: place.0, port: place.1 })
+            .map_err(|error| failed(error.into()))?;
         let fresh = self.file.with_extension("new");
-        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &self.file)).map_err(failed)
+        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &self.file)).map_err(failed)?;
+        self.saved = Some(place);
+        Ok(())
     }
 
-    pub(super) fn take_address(&mut self) -> Result<Option<Ipv4Addr>, NetworkError> {
-        let taken = self.addresses.take(|_| true).map(Ipv4Addr::from);
-        self.save()?;
-        Ok(taken)
+    pub(super) fn take_address(&mut self) -> Option<Ipv4Addr> {
+        self.addresses.take(|_| true).map(Ipv4Addr::from)
     }
 
     pub(super) fn release_address(&mut self, address: Ipv4Addr) {
@@ -82,11 +89,9 @@ impl Leases {
         }
     }
 
-    pub(super) fn take_port(&mut self, usable: impl Fn(u16) -> bool) -> Result<Option<u16>, NetworkError> {
+    pub(super) fn take_port(&mut self, usable: impl Fn(u16) -> bool) -> Option<u16> {
         let usable = |port| u16::try_from(port).is_ok_and(&usable);
-        let taken = self.ports.take(usable).and_then(|port| u16::try_from(port).ok());
-        self.save()?;
-        Ok(taken)
+        self.ports.take(usable).and_then(|port| u16::try_from(port).ok())
     }
 
     pub(super) fn release_port(&mut self, port: u16) {
@@ -173,11 +178,12 @@ mod tests {
     fn the_rotation_goes_on_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = Leases::open(&config(dir.path()), [].into_iter()).unwrap();
-        assert_eq!(first.take_address().unwrap(), Some(Ipv4Addr::new(10, 88, 0, 2)));
-        assert_eq!(first.take_port(|_| true).unwrap(), Some(100));
+        assert_eq!(first.take_address(), Some(Ipv4Addr::new(10, 88, 0, 2)));
+        assert_eq!(first.take_port(|_| true), Some(100));
+        first.save().unwrap();
         let mut second = Leases::open(&config(dir.path()), [].into_iter()).unwrap();
-        assert_eq!(second.take_address().unwrap(), Some(Ipv4Addr::new(10, 88, 0, 3)));
-        assert_eq!(second.take_port(|_| true).unwrap(), Some(101));
+        assert_eq!(second.take_address(), Some(Ipv4Addr::new(10, 88, 0, 3)));
+        assert_eq!(second.take_port(|_| true), Some(101));
     }
 
     #[test]
@@ -185,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let old = saved(2, 100);
         let mut leases = Leases::open(&config(dir.path()), [old.allocation.address].into_iter()).unwrap();
-        assert_eq!(leases.take_address().unwrap(), Some(Ipv4Addr::new(10, 88, 0, 3)));
+        assert_eq!(leases.take_address(), Some(Ipv4Addr::new(10, 88, 0, 3)));
         assert!(leases.adopt(old.clone()).unwrap().is_some());
         assert!(leases.adopt(old.clone()).unwrap().is_none());
         for other in [saved(2, 101), saved(3, 101), saved(4, 100), saved(9, 101), saved(4, 99)] {
@@ -202,7 +208,7 @@ mod tests {
         let [two, three] = [2, 3].map(|last| Ipv4Addr::new(10, 88, 0, last));
         let mut leases = Leases::open(&config(dir.path()), [two, three].into_iter()).unwrap();
         leases.release_gone(|address| address == three);
-        assert_eq!(leases.take_address().unwrap(), Some(two));
-        assert_eq!(leases.take_address().unwrap(), Some(Ipv4Addr::new(10, 88, 0, 4)));
+        assert_eq!(leases.take_address(), Some(two));
+        assert_eq!(leases.take_address(), Some(Ipv4Addr::new(10, 88, 0, 4)));
     }
 }

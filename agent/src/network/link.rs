@@ -63,8 +63,8 @@ fn gateway_address(gateway: Ipv4Addr) -> AddressMessage {
 
 impl Links {
     /// A socket in the calling thread's namespace, served by the calling thread's runtime.
-    pub(super) fn open() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+    pub(super) fn open() -> Result<Self, NetworkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(at("open", "rtnetlink"))?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
@@ -173,6 +173,20 @@ impl Links {
         let link = LinkUnspec::new_with_name(name).build();
         let removed = self.handle.link().del_with_message(link).execute().await;
         unless(Errno::ENODEV, removed).map_err(at("remove link", name))
+    }
+
+    /// Removes links together: a single one makes the kernel wait for its readers as long as many do.
+    /// `dead` is a group that has no other links; those of a call that failed go with the next.
+    pub(super) async fn remove_all(&self, names: &[String], dead: u32) -> Result<(), NetworkError> {
+        for name in names {
+            let link = LinkUnspec::new_with_name(name).link_group(dead).build();
+            let moved = self.handle.link().change(link).execute().await;
+            unless(Errno::ENODEV, moved).map_err(at("put away link", name))?;
+        }
+        let mut group = LinkMessage::default();
+        group.attributes.push(LinkAttribute::Group(dead));
+        let removed = self.handle.link().del_with_message(group).execute().await;
+        unless(Errno::ENODEV, removed).map_err(at("remove links of group", dead))
     }
 
     /// Names of the links in `group`.

@@ -4,7 +4,6 @@
 //! what a killed agent had not handed out vanishes with it, links included.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -34,7 +33,5 @@ fn furnish() -> Result<(OwnedFd, Links), NetworkError> {
     for interface in ["all", "default"] {
         sysctl::disable_ipv6(interface)?;
     }
-    let links = Links::open()
-        .map_err(|source: io::Error| NetworkError::Namespace { operation: "open netlink inside", source })?;
-    Ok((namespace, links))
+    Ok((namespace, Links::open()?))
 }

@@ -1,4 +1,5 @@
-//! Runs `nft(8)`. A script is one transaction: all of it takes effect, or nothing.
+//! Runs `nft(8)` to make the table whole or take it away. A script is one transaction: all of it takes
+//! effect, or nothing. What changes with every container goes by `nfnetlink.rs`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,18 +15,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Applies a script (`nft -f -`).
 pub(super) async fn apply(operation: &'static str, script: &str) -> Result<(), NetworkError> {
-    run(operation, &["-f", "-"], script).await
-}
-
-/// Runs a command of nft for its success alone.
-pub(super) async fn query(operation: &'static str, arguments: &[&str]) -> Result<(), NetworkError> {
-    run(operation, arguments, "").await
-}
-
-async fn run(operation: &'static str, arguments: &[&str], input: &str) -> Result<(), NetworkError> {
     let failed = |source| NetworkError::NftStart { operation, source };
     let mut child = Command::new("nft")
-        .args(arguments)
+        .args(["-f", "-"])
         .env_clear()
         .env("PATH", PATH)
         .stdin(Stdio::piped())
@@ -39,7 +31,7 @@ async fn run(operation: &'static str, arguments: &[&str], input: &str) -> Result
         if let Some(mut stdin) = stdin {
             // nft reads its whole input before it says anything; where it dies first, its words and
             // status tell more than our EPIPE.
-            let _ = stdin.write_all(input.as_bytes()).await;
+            let _ = stdin.write_all(script.as_bytes()).await;
         }
         child.wait_with_output().await
     };

@@ -1,10 +1,9 @@
-//! The nftables table as text for `nft -f -`: whole, and the single elements a container adds to it.
+//! The nftables table as text for `nft -f -`. `element.rs` makes the single elements of a container.
 //!
 //! Rules never change while the agent runs; containers are elements of sets and maps, so a packet costs
 //! the same with one container as with ten thousand, and so does an update. Pure. Only numbers and names
 //! that were checked at the edge get into the text. `docs/adr/0011-node-network.md` tells why each rule is there.
 
-use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{Allocation, CONTAINER_PORT, Egress, NetworkConfig, Subnet};
@@ -27,6 +26,9 @@ const FORBIDDEN: [&str; 14] = [
     "224.0.0.0/4",
     "240.0.0.0/4",
 ];
+
+/// A chain that exists as long as the table does.
+pub(super) const PROBE: &str = "refused";
 
 /// Open connections of one container, so that none can fill the host's connection table.
 const MAX_FLOWS: u32 = 4096;
@@ -70,12 +72,23 @@ impl Ruleset {
         hash & 0x3fff_ffff | 0x4000_0000
     }
 
+    /// The group of links that are about to be removed ([`super::link::Links::remove_all`]); under the same
+    /// rules to the end.
+    pub(super) fn dead_group(&self) -> u32 {
+        self.group() ^ 1
+    }
+
+    pub(super) fn table(&self) -> &str {
+        &self.table
+    }
+
     /// Replaces the table, if any, in one transaction.
     ///
     /// Containers are matched by the group of their links; in the output hook by the pool, because there
     /// the interface is still the one from before the translation of the address (lo).
     pub(super) fn whole<'a>(&self, entries: impl Iterator<Item = &'a Entry> + Clone) -> String {
-        let (table, group, pool, gateway) = (&self.table, self.group(), self.pool, self.pool.gateway());
+        let (table, pool, gateway) = (&self.table, self.pool, self.pool.gateway());
+        let group = format!("{}-{}", self.group() & !1, self.group() | 1);
         let internet = self.egress == Egress::Internet;
         let ports = elements(entries.clone().filter_map(|entry| {
             let allocation = &entry.allocation;
@@ -174,38 +187,9 @@ table inet {table} {{
         )
     }
 
-    pub(super) fn add(&self, entry: &Entry) -> String {
-        self.each("add", entry)
-    }
-
-    pub(super) fn remove(&self, entry: &Entry) -> String {
-        self.each("delete", entry)
-    }
-
     /// Removes the table, whether it exists or not.
     pub(super) fn none(&self) -> String {
         format!("table inet {0}\ndelete table inet {0}\n", self.table)
-    }
-
-    /// A chain that exists as long as the table does.
-    pub(super) fn probe(&self) -> [&str; 5] {
-        ["list", "chain", "inet", &self.table, "refused"]
-    }
-
-    fn each(&self, verb: &str, entry: &Entry) -> String {
-        let Allocation { address, host_port, link } = &entry.allocation;
-        let table = &self.table;
-        let mut text = String::new();
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{verb} element inet {table} sources {{ \"{link}\" . {address} }}");
-        if let Some(port) = host_port {
-            let _ = writeln!(text, "{verb} element inet {table} published {{ {port} . {address} }}");
-            let _ = writeln!(text, "{verb} element inet {table} ports {{ {port} : {address} }}");
-        }
-        if entry.build {
-            let _ = writeln!(text, "{verb} element inet {table} builders {{ {address} }}");
-        }
-        text
     }
 }
 

@@ -1,26 +1,34 @@
-//! The thread that owns the node's network: the only one that runs nft and speaks rtnetlink, one
-//! request after the other. While nobody asks, it makes namespaces ahead and looks after its table.
+//! The thread that decides about the node's network: it alone hands out numbers and changes the table.
+//! What waits in its queue goes to the kernel as one transaction. Namespaces are made (`maker.rs`) and
+//! links removed (`remover.rs`) by other threads, so that nobody waits for a removal.
+//!
+//! Invariant: an answer is given only after the table says the same.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mogok_api::id::InstanceId;
 use mogok_api::instance::ContainerKind;
 use tokio::runtime::Builder;
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lease::Leases;
 use super::link::{self, Links};
-use super::ruleset::{Entry, Ruleset};
-use super::{Allocation, Attachment, Egress, NetworkConfig, NetworkError, Saved, namespace, nft, sysctl};
+use super::maker::{self, Made};
+use super::nfnetlink::Nfnetlink;
+use super::pool::{MOST, Pool, Slot};
+use super::ruleset::{Entry, PROBE, Ruleset};
+use super::{Allocation, Attachment, Egress, NetworkConfig, NetworkError, Saved, nft, remover, sysctl};
 
-/// Namespaces kept ready. One costs about 200 KB of kernel memory and takes milliseconds to make.
-const READY: usize = 4;
-/// Between two looks at the table, and after a namespace that could not be made.
-const LOOK: Duration = Duration::from_secs(5);
+mod change;
+
+use change::Change;
+
+/// Between two looks at the table while nothing happens, and after a namespace that could not be made.
+const LOOK: Duration = Duration::from_secs(1);
+/// Requests of one transaction.
+const BATCH: usize = 64;
 
 type Reply<T> = oneshot::Sender<Result<T, NetworkError>>;
 
@@ -61,24 +69,44 @@ pub(super) fn spawn(
         .map_err(NetworkError::Thread)
 }
 
-/// A namespace with its link, waiting for a container.
+/// A container that waits for a namespace or for a number.
 #[derive(Debug)]
-struct Slot {
-    address: Ipv4Addr,
-    netns: OwnedFd,
+struct Waiting {
+    id: InstanceId,
+    kind: ContainerKind,
+    listens: bool,
+    reply: Reply<Attachment>,
 }
 
 #[derive(Debug)]
 struct Worker {
     config: NetworkConfig,
     rules: Ruleset,
+    nfnetlink: Nfnetlink,
     leases: Leases,
     links: Links,
-    /// The namespace of the host, where this thread always is between two requests.
-    home: OwnedFd,
-    ready: VecDeque<Slot>,
-    /// It could not return home once: whatever it did now would happen in a container's namespace.
+    pool: Pool,
+    orders: mpsc::Sender<Ipv4Addr>,
+    made: mpsc::Receiver<Made>,
+    waiting: VecDeque<Waiting>,
+    /// Out of the table, their links not yet removed: their numbers are still taken.
+    dying: Vec<Allocation>,
+    /// The part of them that the remover has.
+    removing: Vec<Allocation>,
+    /// A removal failed: not again before the next look.
+    removal_fails: bool,
+    remover: mpsc::Sender<Vec<String>>,
+    removed: mpsc::Receiver<remover::Removed>,
+    /// A maker could not return home: namespaces cannot be made any more.
     astray: bool,
+}
+
+/// What woke the worker.
+enum Woken {
+    Commands,
+    Made(Made),
+    Removed(remover::Removed),
+    Look,
 }
 
 impl Worker {
@@ -87,17 +115,33 @@ impl Worker {
         resolvers: Vec<Ipv4Addr>,
         saved: Vec<Saved>,
     ) -> Result<(Self, Vec<InstanceId>), NetworkError> {
-        let home = namespace::current()?;
-        let links = Links::open().map_err(|source| NetworkError::Netlink {
-            operation: "open",
-            subject: "rtnetlink".into(),
-            source,
-        })?;
         let rules = Ruleset::new(&config, resolvers);
+        let nfnetlink = Nfnetlink::open()?;
+        let links = Links::open()?;
+        // Those that an earlier agent was about to remove.
+        links.remove_all(&[], rules.dead_group()).await?;
         let existing = links.in_group(rules.group()).await?;
         let leases = Leases::open(&config, existing.iter().filter_map(|name| link::address(name)))?;
         links.prepare_host(config.pool).await?;
-        let mut worker = Self { config, rules, leases, links, home, ready: VecDeque::new(), astray: false };
+        let (orders, made) = maker::spawn(config.pool.gateway(), rules.group(), MOST)?;
+        let (remover, removed) = remover::spawn(rules.dead_group())?;
+        let mut worker = Self {
+            config,
+            rules,
+            nfnetlink,
+            leases,
+            links,
+            pool: Pool::new(),
+            orders,
+            made,
+            waiting: VecDeque::new(),
+            dying: Vec::new(),
+            removing: Vec::new(),
+            removal_fails: false,
+            remover,
+            removed,
+            astray: false,
+        };
         let mut lost = Vec::new();
         for saved in saved {
             let id = saved.id;
@@ -115,100 +159,131 @@ impl Worker {
     }
 
     async fn serve(mut self, mut queue: mpsc::Receiver<Command>) {
-        let mut refill = true;
+        let mut commands = Vec::with_capacity(BATCH);
         while !self.astray {
-            let short = refill && self.ready.len() < READY;
-            let command = if short {
-                match queue.try_recv() {
-                    Ok(command) => Some(command),
-                    Err(TryRecvError::Disconnected) => return,
-                    Err(TryRecvError::Empty) => {
-                        match self.make_slot().await {
-                            Ok(slot) => self.ready.push_back(slot),
-                            // Whoever needs one will make it, and hear why not.
-                            Err(error) => {
-                                tracing::warn!(%error, "no namespace made ahead");
-                                refill = false;
+            self.order();
+            self.bury();
+            let woken = tokio::select! {
+                count = queue.recv_many(&mut commands, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    Woken::Commands
+                }
+                Some(made) = self.made.recv() => Woken::Made(made),
+                Some(removed) = self.removed.recv() => Woken::Removed(removed),
+                () = tokio::time::sleep(LOOK) => Woken::Look,
+            };
+            let mut changes = Vec::new();
+            match woken {
+                Woken::Commands => {
+                    for command in commands.drain(..) {
+                        match command {
+                            Command::Attach { id, kind, listens, reply } => {
+                                self.waiting.push_back(Waiting { id, kind, listens, reply });
+                            }
+                            Command::Restore { saved, reply } => self.restore(saved, reply, &mut changes),
+                            Command::Detach { id, reply } => self.detach(id, reply, &mut changes),
+                            // An asker that has gone away leaves its answer unread; what was done stays done.
+                            Command::Sweep { reply } => {
+                                // Or it would take links of containers that are just being detached.
+                                self.apply(std::mem::take(&mut changes)).await;
+                                drop(reply.send(self.sweep().await));
+                            }
+                            Command::Stop { reply } => {
+                                queue.close();
+                                self.apply(changes).await;
+                                let _ = reply.send(self.stop().await);
+                                return;
                             }
                         }
-                        continue;
                     }
                 }
-            } else {
-                match tokio::time::timeout(LOOK, queue.recv()).await {
-                    Ok(Some(command)) => Some(command),
-                    Ok(None) => return,
-                    Err(_) => None,
-                }
-            };
-            match command {
-                Some(Command::Stop { reply }) => {
-                    queue.close();
-                    let _ = reply.send(self.stop().await);
-                    return;
-                }
-                Some(Command::Attach { id, kind, listens, reply }) => {
-                    let answer = self.attach(id, kind, listens).await;
-                    if let Err(Ok(_)) = reply.send(answer) {
-                        // Its namespace is closed with the answer, so the rest must not stay behind.
-                        if let Err(error) = self.detach(id).await {
-                            tracing::warn!(instance = %id, %error, "network of an abandoned start not removed");
-                        }
-                    }
-                }
-                // An asker that has gone away leaves its answer unread; what was done stays done.
-                Some(Command::Restore { saved, reply }) => drop(reply.send(self.restore(saved).await)),
-                Some(Command::Detach { id, reply }) => drop(reply.send(self.detach(id).await)),
-                Some(Command::Sweep { reply }) => drop(reply.send(self.sweep().await)),
-                None => {
-                    refill = true;
+                Woken::Made((address, Ok(netns))) => self.pool.made(Slot { address, netns }),
+                Woken::Made((address, Err(error))) => self.not_made(address, error),
+                Woken::Removed(removed) => self.buried(removed),
+                Woken::Look => {
+                    self.removal_fails = false;
+                    self.dying.extend(self.pool.calm().into_iter().map(|slot| unused(slot.address)));
                     self.look_after_table().await;
                 }
             }
+            self.attach(&mut changes);
+            self.apply(changes).await;
+            if let Err(error) = self.leases.save() {
+                tracing::warn!(%error, "numbers may come back early after a restart");
+            }
         }
-        tracing::error!("network thread cannot return to the host's namespace, and ends");
+        tracing::error!("a thread cannot return to the host's namespace, the network ends");
     }
 
-    async fn attach(
-        &mut self,
-        id: InstanceId,
-        kind: ContainerKind,
-        listens: bool,
-    ) -> Result<Attachment, NetworkError> {
-        if self.leases.holds(&id) {
-            return Err(NetworkError::AlreadyAttached(id));
+    /// Has namespaces made where there are too few.
+    fn order(&mut self) {
+        for _ in 0..self.pool.short(self.waiting.len()) {
+            let Some(address) = self.leases.take_address() else { break };
+            if self.orders.try_send(address).is_err() {
+                self.leases.release_address(address);
+                break;
+            }
+            self.pool.ordered(address);
         }
-        let slot = match self.ready.pop_front() {
-            Some(slot) => slot,
-            None => self.make_slot().await?,
-        };
-        let host_port = if listens {
+        // Whoever waits for an address must be sure that one may come.
+        if self.pool.is_empty()
+            && !self.numbers_may_come()
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            let _ = waiting.reply.send(Err(NetworkError::NoAddress(self.config.pool)));
+        }
+    }
+
+    fn numbers_may_come(&self) -> bool {
+        !self.removing.is_empty() || (!self.dying.is_empty() && !self.removal_fails)
+    }
+
+    fn not_made(&mut self, address: Ipv4Addr, error: NetworkError) {
+        self.astray = matches!(error, NetworkError::NamespaceLost(_));
+        self.pool.failed(address);
+        self.dying.push(unused(address));
+        match self.waiting.pop_front() {
+            Some(waiting) => drop(waiting.reply.send(Err(error))),
+            None => tracing::warn!(%error, "no namespace made ahead"),
+        }
+    }
+
+    /// Gives those who wait what there is.
+    fn attach(&mut self, changes: &mut Vec<Change>) {
+        while let Some(Waiting { id, kind, listens, reply }) = self.waiting.pop_front() {
+            if reply.is_closed() {
+                continue;
+            }
+            if self.leases.holds(&id) {
+                let _ = reply.send(Err(NetworkError::AlreadyAttached(id)));
+                continue;
+            }
+            let Some(slot) = self.pool.take() else {
+                self.waiting.push_front(Waiting { id, kind, listens, reply });
+                return;
+            };
             let gateway = self.config.pool.gateway();
             // A port that someone listens on would be taken away from them by the rules.
-            match self.leases.take_port(|port| TcpListener::bind((gateway, port)).is_ok()) {
-                Ok(Some(port)) => Some(port),
-                other => {
-                    self.ready.push_front(slot);
-                    let (first, last) = self.config.ports;
-                    return Err(other.err().unwrap_or(NetworkError::NoPort { first, last }));
+            let free = |port| TcpListener::bind((gateway, port)).is_ok();
+            let host_port = if listens { self.leases.take_port(free) } else { None };
+            if listens && host_port.is_none() {
+                self.pool.give_back(slot);
+                if self.numbers_may_come() {
+                    self.waiting.push_front(Waiting { id, kind, listens, reply });
+                    return;
                 }
+                let (first, last) = self.config.ports;
+                let _ = reply.send(Err(NetworkError::NoPort { first, last }));
+                continue;
             }
-        } else {
-            None
-        };
-        let Slot { address, netns } = slot;
-        let allocation = Allocation { address, host_port, link: link::name(address) };
-        let entry = Entry { allocation: allocation.clone(), build: kind == ContainerKind::Build };
-        self.leases.hold(id, entry.clone());
-        if let Err(error) = self.update("add a container", &self.rules.add(&entry)).await {
-            self.leases.forget(&id);
-            if let Some(port) = host_port {
-                self.leases.release_port(port);
-            }
-            self.ready.push_front(Slot { address, netns });
-            return Err(error);
+            let Slot { address, netns } = slot;
+            let allocation = Allocation { address, host_port, link: link::name(address) };
+            let entry = Entry { allocation, build: kind == ContainerKind::Build };
+            self.leases.hold(id, entry.clone());
+            changes.push(Change::Attach { id, entry, netns, reply });
         }
-        Ok(Attachment { netns, allocation })
     }
 
     fn adopt(&mut self, saved: Saved) -> Result<Option<Entry>, NetworkError> {
@@ -219,60 +294,79 @@ impl Worker {
         self.leases.adopt(saved)
     }
 
-    async fn restore(&mut self, saved: Saved) -> Result<(), NetworkError> {
+    fn restore(&mut self, saved: Saved, reply: Reply<()>, changes: &mut Vec<Change>) {
         let id = saved.id;
-        let Some(entry) = self.adopt(saved)? else { return Ok(()) };
-        let updated = self.update("add a container", &self.rules.add(&entry)).await;
-        if updated.is_err() {
-            self.leases.forget(&id);
-            self.leases.release(&entry.allocation);
+        match self.adopt(saved) {
+            Ok(Some(entry)) => changes.push(Change::Restore { id, entry, reply }),
+            Ok(None) => drop(reply.send(Ok(()))),
+            Err(error) => drop(reply.send(Err(error))),
         }
-        updated
     }
 
-    async fn detach(&mut self, id: InstanceId) -> Result<(), NetworkError> {
-        let Some(entry) = self.leases.forget(&id) else { return Ok(()) };
-        let removed = match self.update("remove a container", &self.rules.remove(&entry)).await {
-            Ok(()) => self.links.remove(&entry.allocation.link).await,
-            Err(error) => Err(error),
-        };
-        match removed {
-            Ok(()) => self.leases.release(&entry.allocation),
-            // Held on, so that the caller can try again and nobody gets the numbers meanwhile.
-            Err(_) => self.leases.hold(id, entry),
+    fn detach(&mut self, id: InstanceId, reply: Reply<()>, changes: &mut Vec<Change>) {
+        self.waiting.retain(|waiting| waiting.id != id);
+        match self.leases.forget(&id) {
+            Some(entry) => changes.push(Change::Detach { id, entry, reply: Some(reply) }),
+            None => drop(reply.send(Ok(()))),
         }
-        removed
+    }
+
+    /// Gives the remover what there is, when it has nothing.
+    fn bury(&mut self) {
+        if self.dying.is_empty() || !self.removing.is_empty() || self.removal_fails {
+            return;
+        }
+        let names = self.dying.iter().map(|allocation| allocation.link.clone()).collect();
+        if self.remover.try_send(names).is_ok() {
+            self.removing = std::mem::take(&mut self.dying);
+        }
+    }
+
+    fn buried(&mut self, removed: remover::Removed) {
+        let batch = std::mem::take(&mut self.removing);
+        match removed {
+            Ok(()) => batch.iter().for_each(|allocation| self.leases.release(allocation)),
+            Err(error) => {
+                tracing::warn!(%error, links = batch.len(), "links not removed, trying again");
+                self.removal_fails = true;
+                self.dying.extend(batch);
+            }
+        }
     }
 
     async fn sweep(&mut self) -> Result<usize, NetworkError> {
-        let mut swept = 0;
-        for name in self.links.in_group(self.rules.group()).await? {
-            let held = self.leases.entries().any(|entry| entry.allocation.link == name);
-            let waiting = self.ready.iter().any(|slot| link::name(slot.address) == name);
-            if !held && !waiting {
-                self.links.remove(&name).await?;
-                if let Some(address) = link::address(&name) {
-                    self.leases.release_address(address);
-                }
-                swept += 1;
-            }
+        let known: HashSet<String> = self
+            .leases
+            .entries()
+            .map(|entry| entry.allocation.link.clone())
+            .chain(self.pool.links())
+            .chain(self.dying.iter().chain(&self.removing).map(|allocation| allocation.link.clone()))
+            .collect();
+        let mut strays = self.links.in_group(self.rules.group()).await?;
+        strays.retain(|name| !known.contains(name));
+        self.links.remove_all(&strays, self.rules.dead_group()).await?;
+        for address in strays.iter().filter_map(|name| link::address(name)) {
+            self.leases.release_address(address);
         }
         self.leases.release_gone(|address| link::index(&link::name(address)).is_some());
-        Ok(swept)
+        Ok(strays.len())
     }
 
     async fn stop(&mut self) -> Result<(), NetworkError> {
-        self.ready.clear();
+        self.waiting.clear();
+        // What is being made would come after all has gone.
+        while self.pool.is_making() {
+            match self.made.recv().await {
+                Some((address, Ok(netns))) => self.pool.made(Slot { address, netns }),
+                Some((address, Err(_))) => self.pool.failed(address),
+                None => break,
+            }
+        }
+        self.pool.clear();
         // Links first: without the table they would be unguarded. The first error is told, the rest
         // is tried all the same.
         let links = match self.links.in_group(self.rules.group()).await {
-            Ok(names) => {
-                let mut outcome = Ok(());
-                for name in names {
-                    outcome = outcome.and(self.links.remove(&name).await);
-                }
-                outcome
-            }
+            Ok(names) => self.links.remove_all(&names, self.rules.dead_group()).await,
             Err(error) => Err(error),
         };
         let table = nft::apply("remove the table", &self.rules.none()).await;
@@ -280,57 +374,22 @@ impl Worker {
         links.and(table).and(host)
     }
 
-    async fn make_slot(&mut self) -> Result<Slot, NetworkError> {
-        let address = self.leases.take_address()?.ok_or(NetworkError::NoAddress(self.config.pool))?;
-        match self.build(address).await {
-            Ok(netns) => Ok(Slot { address, netns }),
-            Err(error) => {
-                self.astray = matches!(error, NetworkError::NamespaceLost(_));
-                match self.links.remove(&link::name(address)).await {
-                    Ok(()) => self.leases.release_address(address),
-                    Err(error) => tracing::warn!(%address, %error, "half-made link not removed"),
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Until its element is in the table, the rules drop all that comes from this link.
-    async fn build(&self, address: Ipv4Addr) -> Result<OwnedFd, NetworkError> {
-        let gateway = self.config.pool.gateway();
-        let name = link::name(address);
-        let (netns, inside) = namespace::create(&self.home)?;
-        self.links.add_pair(address, self.rules.group(), netns.as_fd()).await?;
-        sysctl::disable_ipv6(&name)?;
-        let index = link::index(&name).ok_or_else(|| NetworkError::Netlink {
-            operation: "find link",
-            subject: name,
-            source: std::io::ErrorKind::NotFound.into(),
-        })?;
-        self.links.route_to(address, index, gateway).await?;
-        inside.prepare_inside(address, gateway).await?;
-        Ok(netns)
-    }
-
     async fn rebuild(&self, operation: &'static str) -> Result<(), NetworkError> {
         nft::apply(operation, &self.rules.whole(self.leases.entries())).await
     }
 
-    /// Changes single elements. Where that fails the table is not what we believe (someone flushed the
-    /// rules), so it is made anew from what we know.
-    async fn update(&self, operation: &'static str, script: &str) -> Result<(), NetworkError> {
-        let Err(error) = nft::apply(operation, script).await else { return Ok(()) };
-        tracing::warn!(%error, "table does not take a change, making it anew");
-        self.rebuild("make the table anew").await
-    }
-
     /// `nft flush ruleset`, or a restart of the host's firewall, would leave containers unguarded.
-    async fn look_after_table(&self) {
-        if let Err(error) = nft::query("look for the table", &self.rules.probe()).await {
+    async fn look_after_table(&mut self) {
+        if let Err(error) = self.nfnetlink.probe(self.rules.table(), PROBE) {
             tracing::warn!(%error, "table is gone, making it anew");
             if let Err(error) = self.rebuild("make the table anew").await {
                 tracing::error!(%error, "table not made anew");
             }
         }
     }
+}
+
+/// What a namespace holds that no container got.
+fn unused(address: Ipv4Addr) -> Allocation {
+    Allocation { address, host_port: None, link: link::name(address) }
 }

@@ -42,13 +42,13 @@ fn only_the_internet_policy_lets_out_masquerades_and_resolves() {
 }
 
 #[test]
-fn updates_are_single_elements_and_mirror_each_other() {
-    let rules = ruleset(Egress::Deny);
-    let added = rules.add(&entry(2, Some(20000), true));
-    assert_eq!(added.lines().count(), 4);
-    assert_eq!(added.replace("add element", "delete element"), rules.remove(&entry(2, Some(20000), true)));
-    assert_eq!(
-        rules.add(&entry(4, None, false)),
-        "add element inet mogok sources { \"mg0a580004\" . 10.88.0.4 }\n"
-    );
+fn links_on_their_way_out_stay_under_the_rules() {
+    let rules = ruleset(Egress::Internet);
+    let (low, high) = (rules.group().min(rules.dead_group()), rules.group().max(rules.dead_group()));
+    assert_eq!(low + 1, high);
+    let text = rules.whole([].iter());
+    let named = text.matches("ifgroup").count();
+    assert!(named > 0);
+    assert_eq!(text.matches(&format!("{low}-{high}")).count(), named);
+    assert!(text.contains(&format!("chain {PROBE} {{")));
 }

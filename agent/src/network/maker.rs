@@ -1,0 +1,104 @@
+//! Threads that make namespaces with their links, so that a container need not wait for one: the
+//! kernel takes most of a millisecond for each, and lets two be made at once.
+//!
+//! Invariant: until its element is in the table, the rules drop all that comes from a new link.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use tokio::runtime::Builder;
+use tokio::sync::{Mutex, mpsc};
+
+use super::link::{self, Links};
+use super::{NetworkError, namespace, sysctl};
+
+/// More do not make more: the kernel's lock on links is one for all.
+const THREADS: usize = 2;
+
+/// What became of an order.
+pub(super) type Made = (Ipv4Addr, Result<OwnedFd, NetworkError>);
+
+/// Starts the threads in the calling thread's namespace. They end when the orders do.
+pub(super) fn spawn(
+    gateway: Ipv4Addr,
+    group: u32,
+    queue: usize,
+) -> Result<(mpsc::Sender<Ipv4Addr>, mpsc::Receiver<Made>), NetworkError> {
+    let (order, orders) = mpsc::channel(queue);
+    let (done, made) = mpsc::channel(queue);
+    let orders = Arc::new(Mutex::new(orders));
+    for _ in 0..THREADS {
+        let (orders, done) = (orders.clone(), done.clone());
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(NetworkError::Thread)?;
+        std::thread::Builder::new()
+            .name("namespaces".into())
+            .spawn(move || runtime.block_on(serve(gateway, group, &orders, &done)))
+            .map_err(NetworkError::Thread)?;
+    }
+    Ok((order, made))
+}
+
+async fn serve(
+    gateway: Ipv4Addr,
+    group: u32,
+    orders: &Mutex<mpsc::Receiver<Ipv4Addr>>,
+    done: &mpsc::Sender<Made>,
+) {
+    let opened = namespace::current().and_then(|home| Ok((home, Links::open()?)));
+    loop {
+        let Some(address) = orders.lock().await.recv().await else { return };
+        let (result, lost) = match &opened {
+            Ok((home, links)) => {
+                let result = make(home, links, gateway, group, address).await;
+                let lost = matches!(result, Err(NetworkError::NamespaceLost(_)));
+                (result, lost)
+            }
+            Err(error) => (Err(NetworkError::Maker(crate::chain(error))), false),
+        };
+        // Wherever this thread is now, nothing more may be done there.
+        if done.send((address, result)).await.is_err() || lost {
+            return;
+        }
+    }
+}
+
+/// A namespace whose link is whole, or neither.
+async fn make(
+    home: &OwnedFd,
+    links: &Links,
+    gateway: Ipv4Addr,
+    group: u32,
+    address: Ipv4Addr,
+) -> Result<OwnedFd, NetworkError> {
+    let made = furnish(home, links, gateway, group, address).await;
+    if let Err(error) = &made
+        && !matches!(error, NetworkError::NamespaceLost(_))
+        && let Err(error) = links.remove(&link::name(address)).await
+    {
+        // The next one of this address fails and tells.
+        tracing::warn!(%address, %error, "half-made link not removed");
+    }
+    made
+}
+
+async fn furnish(
+    home: &OwnedFd,
+    links: &Links,
+    gateway: Ipv4Addr,
+    group: u32,
+    address: Ipv4Addr,
+) -> Result<OwnedFd, NetworkError> {
+    let name = link::name(address);
+    let (netns, inside) = namespace::create(home)?;
+    links.add_pair(address, group, netns.as_fd()).await?;
+    sysctl::disable_ipv6(&name)?;
+    let index = link::index(&name).ok_or_else(|| NetworkError::Netlink {
+        operation: "find link",
+        subject: name,
+        source: std::io::ErrorKind::NotFound.into(),
+    })?;
+    links.route_to(address, index, gateway).await?;
+    inside.prepare_inside(address, gateway).await?;
+    Ok(netns)
+}
