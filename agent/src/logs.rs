@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::Utc;
 use mogok_api::id::InstanceId;
-use tokio::sync::{mpsc, watch};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::ledger::{Ledger, LedgerError};
@@ -24,15 +27,21 @@ pub mod journal;
 pub mod line;
 pub mod segments;
 pub mod stream;
+pub mod watches;
 
 use collect::Collector;
 use journal::{Cursor, Journal, Source};
 use line::{Line, whole};
 use segments::{Appender, Bounds, Segments};
 use stream::LogReader;
+use watches::Watches;
 
-/// How often the logs are looked at.
-const TICK: Duration = Duration::from_millis(200);
+/// Between two looks at what was written: a line is this late at most, and a busy instance costs this many entries.
+const PACE: Duration = Duration::from_millis(200);
+/// Between two looks while an instance has no watch.
+const POLL: Duration = Duration::from_secs(1);
+/// Between two looks for what is kept of gone instances.
+const SWEEP: Duration = Duration::from_secs(10);
 /// A follower's connection shows within this time that it is dead.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long the output of a gone instance is kept at least.
@@ -53,6 +62,9 @@ const LAST_BYTES: u64 = 64 * 1024;
 pub struct Logs {
     ledger: Ledger,
     collector: Mutex<Collector>,
+    watches: Mutex<Watches>,
+    /// A watch was added.
+    added: Notify,
     /// Where the journal ends.
     end: watch::Sender<u64>,
     /// Where the readers of the whole stream are, the foremost of them.
@@ -68,12 +80,23 @@ impl Logs {
         let journal = Journal::open(state_dir)?;
         let end = watch::Sender::new(journal.end());
         let collector = Mutex::new(Collector::new(journal)?);
-        Ok(Self { ledger, collector, end, read: AtomicU64::new(0), gone: Mutex::default() })
+        Ok(Self {
+            ledger,
+            collector,
+            watches: Mutex::default(),
+            added: Notify::new(),
+            end,
+            read: AtomicU64::new(0),
+            gone: Mutex::default(),
+        })
     }
 
     /// Takes an instance into the stream.
     pub fn watch(&self, id: InstanceId) {
-        held(&self.collector).watch(id, &self.ledger.dir(id));
+        let dir = self.ledger.dir(id);
+        held(&self.collector).watch(id, &dir);
+        held(&self.watches).add(id, &Source::Shim.dir(&dir));
+        self.added.notify_one();
     }
 
     /// Says something about an instance in its own log.
@@ -98,6 +121,7 @@ impl Logs {
                 break;
             }
         }
+        held(&self.watches).remove(id);
         let mut collector = held(&self.collector);
         collector.forget(id);
         self.ledger.retire(id)?;
@@ -151,30 +175,59 @@ impl Logs {
         more
     }
 
-    fn collect_all(&self) {
-        let watched = held(&self.collector).watched();
-        for id in watched {
-            self.collect(id);
+    /// Collects from those that wrote; true when some of them have more.
+    fn collect_changed(&self) -> bool {
+        let changed = held(&self.watches).take();
+        let mut more = false;
+        for id in changed {
+            if self.collect(id) {
+                held(&self.watches).mark(id);
+                more = true;
+            }
+        }
+        more
+    }
+
+    /// Looks at logs that were written; never returns.
+    pub async fn run(self: Arc<Self>) {
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe code; this descriptor is owned and never replaced"
+        )]
+        let events = held(&self.watches).descriptor().and_then(|fd| fd.map(AsyncFd::new).transpose());
+        let events = events.unwrap_or_else(|error| {
+            tracing::error!(%error, "output is polled: inotify cannot be waited for");
+            None
+        });
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let polled = events.is_none() || held(&self.watches).polled();
+            tokio::select! {
+                () = written(events.as_ref()) => {}
+                () = self.added.notified() => {}
+                () = tokio::time::sleep(POLL), if polled => {}
+                _ = sweep.tick() => {
+                    self.look(|logs| logs.sweep()).await;
+                    continue;
+                }
+            }
+            if self.look(|logs| logs.collect_changed()).await == Some(true) {
+                self.added.notify_one();
+            }
+            tokio::time::sleep(PACE).await;
         }
     }
 
-    /// Looks at the logs again and again; never returns.
-    pub async fn run(self: Arc<Self>) {
-        let mut turn = 0_u32;
-        loop {
-            tokio::time::sleep(TICK).await;
-            turn = turn.wrapping_add(1);
-            let logs = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || {
-                logs.collect_all();
-                if turn.is_multiple_of(50) {
-                    logs.sweep();
-                }
-            });
-            if let Err(error) = looked.await {
-                tracing::error!(%error, "the collection of output failed");
-            }
-        }
+    async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Option<T> {
+        let logs = Arc::clone(self);
+        tokio::task::spawn_blocking(move || look(&logs))
+            .await
+            .inspect_err(|error| tracing::error!(%error, "the collection of output failed"))
+            .ok()
     }
 
     /// The stream as lines of JSON: records behind `after`, of one instance or of all; with `follow` it goes
@@ -239,6 +292,16 @@ impl Logs {
                 }
             }
         }
+    }
+}
+
+/// Until there are events; for ever where there are none to wait for.
+async fn written(events: Option<&AsyncFd<OwnedFd>>) {
+    let Some(events) = events else { return std::future::pending().await };
+    match events.readable().await {
+        // They are read behind this, so none that comes meanwhile is missed.
+        Ok(mut ready) => ready.clear_ready(),
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -12,5 +12,5 @@ pub mod seccomp;
 pub mod spec;
 mod state_dir;
 pub mod step;
-mod supervise;
+pub mod supervise;
 pub mod sys;

@@ -16,7 +16,7 @@ use crate::spec::{Spec, file};
 use crate::state_dir::StateDir;
 use crate::step::{At, SetupError, Step};
 use crate::supervise::{Supervisor, clock, control::Control, output::Output};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, memory};
 use crate::{privilege, protocol};
 
 /// Bytes of the largest spec; its files and its environment are small.
@@ -60,6 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
 }
 
 fn start(arguments: &Arguments) -> Result<Supervisor, SetupError> {
+    memory::settle_heap();
     let netns = arguments.netns.map(descriptor::adopt).transpose().at(Step::Descriptors, "--netns-fd")?;
     let kept: Vec<_> = netns.iter().map(AsFd::as_fd).collect();
     descriptor::keep_only(&kept).at(Step::Descriptors, "close_range")?;

@@ -100,6 +100,6 @@ pub struct File {
 pub struct Log {
     pub file_bytes: u64,
     pub files: u32,
-    /// Bytes per second that are kept at most; the rest is counted in a line that says so.
+    /// Bytes per second that are kept at most; the rest is counted in a line that says so. 0: no cap.
     pub rate_bytes: u64,
 }

@@ -8,7 +8,7 @@
 //! output of the program can make the shim wait.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -21,49 +21,38 @@ use crate::protocol::{Exit, Reply, Request, Started};
 use crate::sandbox::{self, Running, Status};
 use crate::spec::file;
 use crate::state_dir::StateDir;
-use crate::sys::pidfd;
 use crate::sys::signal::LAST;
+use crate::sys::{memory, pidfd};
 
 pub(crate) mod clock;
 pub(crate) mod control;
-mod lines;
+mod intake;
+pub mod lines;
 mod log_files;
 pub(crate) mod output;
 mod rate;
 
 use control::{Answer, Control};
-use output::{Output, Stream};
+use intake::Intake;
+use output::Output;
 
 /// Without a word from the agent after the exit.
 const LINGER: Duration = Duration::from_secs(600);
-/// For the last output: what holds the pipes has been killed, so this is only a bound.
-const DRAIN: Duration = Duration::from_secs(2);
-const DRAIN_BYTES: usize = 8 << 20;
-/// While output is being dropped, so that a flood costs the host little: 64 KiB a time at most.
-const FLOOD_PAUSE: Duration = Duration::from_millis(5);
 /// Signals from here on are queued one by one.
 const FIRST_QUEUED: i32 = 32;
-const READ: usize = 16 << 10;
-const READS_A_TURN: usize = 4;
-
-/// A pipe of the program's, until its end.
-struct Source {
-    stream: Stream,
-    pipe: Option<OwnedFd>,
-}
 
 pub(crate) struct Supervisor {
     state: StateDir,
     started: Started,
     running: Running,
-    sources: [Source; 2],
+    intake: Intake,
     output: Output,
     control: Control,
     ended: Option<Exit>,
     /// Of the last request, or of the exit.
     heard: Instant,
-    paused_until: Option<Instant>,
-    buffer: Box<[u8; READ]>,
+    /// Since then only output was handled: there is nothing to give back.
+    settled: bool,
 }
 
 /// What a poll found.
@@ -82,27 +71,10 @@ impl Supervisor {
         output: Output,
         control: Control,
     ) -> Result<Self, Errno> {
-        let pipe = |pipe: &mut Option<OwnedFd>, stream| -> Result<Source, Errno> {
-            if let Some(fd) = pipe.as_ref() {
-                fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            }
-            Ok(Source { stream, pipe: pipe.take() })
-        };
-        let sources =
-            [pipe(&mut running.stdout, Stream::Stdout)?, pipe(&mut running.stderr, Stream::Stderr)?];
+        let intake = Intake::new(running.stdout.take(), running.stderr.take())?;
         fcntl(&running.status, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self {
-            state,
-            started,
-            running,
-            sources,
-            output,
-            control,
-            ended: None,
-            heard: Instant::now(),
-            paused_until: None,
-            buffer: Box::new([0; READ]),
-        })
+        let heard = Instant::now();
+        Ok(Self { state, started, running, intake, output, control, ended: None, heard, settled: false })
     }
 
     /// Supervises to the end.
@@ -114,10 +86,11 @@ impl Supervisor {
             let ready = self.poll()?;
             for (place, ready) in ready.sources.into_iter().enumerate() {
                 if ready {
-                    self.read(place, READS_A_TURN);
+                    self.intake.read(place, &mut self.output);
                 }
             }
             self.output.tick();
+            self.intake.tick(Instant::now(), &mut self.output);
             if ready.init && self.ended.is_none() {
                 self.end()?;
             }
@@ -133,7 +106,7 @@ impl Supervisor {
 
     fn poll(&mut self) -> Result<Ready, Errno> {
         let now = Instant::now();
-        self.paused_until = self.paused_until.filter(|until| *until > now);
+        let timeout = self.timeout(now);
         let mut fds: Vec<PollFd> = Vec::with_capacity(4 + control::CLIENTS);
         fds.push(PollFd::new(self.control.listener(), PollFlags::POLLIN));
         fds.extend(self.control.poll_fds());
@@ -143,15 +116,17 @@ impl Supervisor {
             fds.push(PollFd::new(self.running.init.pidfd.as_fd(), PollFlags::POLLIN));
         }
         let mut places = [None; 2];
-        if self.paused_until.is_none() {
-            for (place, source) in places.iter_mut().zip(&self.sources) {
-                if let Some(pipe) = &source.pipe {
-                    *place = Some(fds.len());
-                    fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-                }
+        for (place, pipe) in places.iter_mut().zip(self.intake.pipes(now)) {
+            if let Some(pipe) = pipe {
+                *place = Some(fds.len());
+                fds.push(PollFd::new(pipe, PollFlags::POLLIN));
             }
         }
-        match poll(&mut fds, self.timeout(now)) {
+        // Before an idle shim sleeps: after the start, and after what the agent asked for.
+        if timeout.is_none() && !std::mem::replace(&mut self.settled, true) {
+            memory::give_back();
+        }
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
@@ -170,34 +145,12 @@ impl Supervisor {
 
     fn timeout(&self, now: Instant) -> PollTimeout {
         let linger = self.ended.as_ref().map(|_| self.heard + LINGER);
-        let next = [linger, self.paused_until, self.output.due()].into_iter().flatten().min();
+        let next = [linger, self.intake.due(), self.output.due()].into_iter().flatten().min();
         next.map_or(PollTimeout::NONE, |at| {
             // Rounded up, or the last fraction of a millisecond would be spent spinning.
             let wait = at.saturating_duration_since(now) + Duration::from_millis(1);
             PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
         })
-    }
-
-    /// Moves what a pipe holds to the log, `times` buffers at most; the bytes it moved.
-    fn read(&mut self, place: usize, times: usize) -> usize {
-        let mut moved = 0;
-        for _ in 0..times {
-            let source = &mut self.sources[place];
-            let Some(pipe) = &source.pipe else { break };
-            match read(pipe, &mut self.buffer[..]) {
-                Ok(0) => source.pipe = None,
-                Ok(bytes) => {
-                    moved += bytes;
-                    if self.output.take(source.stream, &self.buffer[..bytes]) {
-                        self.paused_until = Some(Instant::now() + FLOOD_PAUSE);
-                    }
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => break,
-                Err(_) => source.pipe = None,
-            }
-        }
-        moved
     }
 
     /// The program has ended: takes its status, the rest of the container and the last output.
@@ -212,7 +165,7 @@ impl Supervisor {
         };
         let at_us = clock::now_us();
         self.kill_rest();
-        self.drain();
+        self.intake.drain(&mut self.output);
         self.output.end();
         let exit = Exit { code: status.code, signal: status.signal, at_us };
         self.state.write(file::EXIT, &serde_json::to_vec(&exit)?)?;
@@ -234,31 +187,12 @@ impl Supervisor {
         }
     }
 
-    fn drain(&mut self) {
-        let (deadline, mut left) = (Instant::now() + DRAIN, DRAIN_BYTES);
-        while left > 0 && self.sources.iter().any(|source| source.pipe.is_some()) {
-            let moved = self.read(0, READS_A_TURN) + self.read(1, READS_A_TURN);
-            left = left.saturating_sub(moved);
-            let Some(wait) = deadline.checked_duration_since(Instant::now()) else { break };
-            if moved == 0 {
-                let open = self.sources.iter().filter_map(|source| source.pipe.as_ref());
-                let mut fds: Vec<_> = open.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
-                let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
-                if poll(&mut fds, wait) == Ok(0) {
-                    break;
-                }
-            }
-        }
-        for source in &mut self.sources {
-            source.pipe = None;
-        }
-    }
-
     /// Answers clients; true when one of them said that this shim may go.
     fn serve(&mut self, ready: &[bool; control::CLIENTS]) -> bool {
-        let Self { control, started, running, ended, heard, .. } = self;
+        let Self { control, started, running, ended, heard, settled, .. } = self;
         control.serve(ready, &mut |request| {
             *heard = Instant::now();
+            *settled = false;
             answer(&request, started, running, ended.as_ref())
         })
     }

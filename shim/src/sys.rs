@@ -14,6 +14,7 @@ pub mod interface;
 pub mod keyring;
 pub mod limit;
 pub mod loop_device;
+pub mod memory;
 pub mod mount;
 pub mod pass;
 pub mod pidfd;

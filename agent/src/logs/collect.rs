@@ -14,8 +14,10 @@ use super::journal::{Journal, Source, Stretch};
 use super::line::{Line, whole};
 use super::segments::{Chunk, Segments};
 
-/// Bytes read at once of one log.
+/// Bytes read at once of one log, where its lines are to be put in order with others.
 const CHUNK: usize = 64 * 1024;
+/// Bytes of a stretch that is entered unread.
+const STRETCH: usize = 8 * 1024 * 1024;
 /// Rounds for one instance before the others get their turn.
 const ROUNDS: usize = 8;
 
@@ -77,11 +79,6 @@ impl Collector {
         self.tails.remove(&id);
     }
 
-    #[must_use]
-    pub fn watched(&self) -> Vec<InstanceId> {
-        self.tails.keys().copied().collect()
-    }
-
     /// Enters what is new of one instance. True when there may be more.
     ///
     /// # Errors
@@ -91,11 +88,15 @@ impl Collector {
         for _ in 0..ROUNDS {
             // The platform's words first: whatever the program wrote before them is then in its log already.
             let words = platform.log.read(platform.at, CHUNK)?;
-            let output = shim.log.read(shim.at, CHUNK)?;
-            if words.bytes.is_empty() && output.bytes.is_empty() {
-                return Ok(false);
-            }
-            let stretches = merged(id, &output, &words);
+            let stretches = if words.bytes.is_empty() {
+                let (start, end) = shim.log.extent(shim.at, STRETCH)?;
+                if start == end {
+                    return Ok(false);
+                }
+                vec![Stretch { instance: id, source: Source::Shim, start, end }]
+            } else {
+                merged(id, &shim.log.read(shim.at, CHUNK)?, &words)
+            };
             self.journal.append(&stretches)?;
             for stretch in &stretches {
                 match stretch.source {

@@ -42,6 +42,34 @@ impl Segments {
     /// # Errors
     /// When the files cannot be read. A directory that is not there is an empty log.
     pub fn read(&mut self, offset: u64, limit: usize) -> io::Result<Chunk> {
+        let (start, bytes) = self.find(offset, limit, |file, from| {
+            let bytes = read_at(file, from, limit)?;
+            let length = bytes.len();
+            Ok((whole_lines(bytes), length))
+        })?;
+        Ok(Chunk { start, bytes: bytes.unwrap_or_default() })
+    }
+
+    /// Start and end of what [`Self::read`] would give, without reading more than the last line of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn extent(&mut self, offset: u64, limit: usize) -> io::Result<(u64, u64)> {
+        let (start, length) = self.find(offset, limit, |file, from| {
+            let length = file.metadata()?.len().saturating_sub(from).min(limit as u64) as usize;
+            Ok((last_newline(file, from, length)?, length))
+        })?;
+        Ok((start, start + length.unwrap_or(0)))
+    }
+
+    /// What `look` finds at `offset` or in the first file behind it, and where that was. It gets a file and a place
+    /// in it, and says too how many bytes there are.
+    fn find<T>(
+        &mut self,
+        offset: u64,
+        limit: usize,
+        look: impl Fn(&File, u64) -> io::Result<(Option<T>, usize)>,
+    ) -> io::Result<(u64, Option<T>)> {
         let mut offset = offset;
         // Each turn but the last goes to a later file, and there are few of them.
         for _ in 0..64 {
@@ -59,17 +87,16 @@ impl Segments {
             }
             let Some((start, file)) = &self.open else { break };
             let (start, from) = (*start, offset - *start);
-            if let Some(bytes) = whole_lines(read_at(file, from, limit)?) {
-                return Ok(Chunk { start: offset, bytes });
+            if let (Some(found), _) = look(file, from)? {
+                return Ok((offset, Some(found)));
             }
             // The end of this file, or a line over the limit: go on in the next one, or behind it. The writer
             // has done with a file before it makes the next, so this file's last lines are there by then.
             let next = self.starts()?.into_iter().find(|next| *next > start);
             let Some((_, file)) = &self.open else { break };
-            let again = read_at(file, from, limit)?;
-            let length = again.len();
-            if let Some(bytes) = whole_lines(again) {
-                return Ok(Chunk { start: offset, bytes });
+            let (found, length) = look(file, from)?;
+            if found.is_some() {
+                return Ok((offset, found));
             }
             if length >= limit {
                 offset += length as u64;
@@ -79,7 +106,7 @@ impl Segments {
             offset = offset.max(next);
             self.open = None;
         }
-        Ok(Chunk { start: offset, bytes: Vec::new() })
+        Ok((offset, None))
     }
 
     /// The offset behind the last byte.
@@ -155,6 +182,21 @@ fn read_at(file: &File, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
     }
     bytes.truncate(filled);
     Ok(bytes)
+}
+
+/// Bytes from `from` on to the last newline of the `length` that are there, if there is one.
+fn last_newline(file: &File, from: u64, length: usize) -> io::Result<Option<u64>> {
+    const STEP: usize = 16 * 1024;
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(STEP);
+        let bytes = read_at(file, from + start as u64, end - start)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Some((start + last + 1) as u64));
+        }
+        end = start;
+    }
+    Ok(None)
 }
 
 /// How large a log may become.
@@ -297,6 +339,7 @@ mod tests {
                 let chunk = reader.read(offset, limit).unwrap();
                 if chunk.bytes.is_empty() { break }
                 prop_assert!(chunk.bytes.len() <= limit);
+                prop_assert_eq!(reader.extent(offset, limit).unwrap(), (chunk.start, chunk.end()));
                 prop_assert_eq!(chunk.start, offset);
                 offset = chunk.end();
                 read.extend(chunk.bytes);

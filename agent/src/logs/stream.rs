@@ -1,12 +1,13 @@
 //! Reading the journal from a cursor on: the records of all instances, or of one, as they were seen.
 //!
-//! Invariant: the cursor of a record stands right behind it, so going on from it neither loses nor
-//! repeats a line that is still kept.
+//! Invariants: the cursor of a record stands right behind it, so going on from it neither loses nor
+//! repeats a line that is still kept; a reader that was too slow for a log's bounds is told how many bytes it
+//! missed, and holds one batch however far behind it is.
 
 use std::collections::HashMap;
 use std::io;
 
-use mogok_api::agent::LogRecord;
+use mogok_api::agent::{LogRecord, LogStream};
 use mogok_api::id::InstanceId;
 use mogok_api::name::{AppName, ProcessName};
 
@@ -30,6 +31,8 @@ struct Instance {
     app: AppName,
     process: ProcessName,
     logs: [Segments; 2],
+    /// Behind the last line of each log that was handed out.
+    read: [Option<u64>; 2],
 }
 
 /// A reader of the journal.
@@ -116,31 +119,43 @@ impl LogReader {
         let instance =
             self.instances.entry(stretch.instance).or_insert_with(|| open(ledger, stretch.instance));
         let Some(instance) = instance else { return Ok(true) };
+        let source = usize::from(stretch.source == Source::Platform);
         let mut at = stretch.start.max(self.place.read);
+        if at > 0 && at == self.place.read {
+            instance.read[source] = Some(at);
+        }
         while at < stretch.end {
-            let log = &mut instance.logs[usize::from(stretch.source == Source::Platform)];
-            let chunk = log.read(at, CHUNK)?;
+            let chunk = instance.logs[source].read(at, CHUNK)?;
             if chunk.bytes.is_empty() || chunk.start >= stretch.end {
                 break;
             }
             for (line, end) in whole(&chunk.bytes) {
+                let begin = chunk.start + (end - line.len() - 1) as u64;
                 at = chunk.start + end as u64;
                 if at > stretch.end {
                     break;
                 }
-                self.place.read = at;
+                let missed = begin.saturating_sub(instance.read[source].unwrap_or(begin));
+                // What is no line, as a crash of the host may leave it, was not dropped.
+                if missed == 0 {
+                    instance.read[source] = Some(at);
+                }
                 let Some(line) = Line::parse(line) else { continue };
-                let shown = line.shown();
-                *bytes += shown.len();
-                records.push(LogRecord {
-                    cursor: Cursor { epoch: self.epoch.clone(), place: self.place }.to_string(),
-                    at: line.at,
-                    instance: stretch.instance,
-                    app: instance.app.clone(),
-                    process: instance.process.clone(),
-                    stream: line.stream,
-                    line: shown,
-                });
+                let notice = (missed > 0).then(|| (begin, LogStream::Platform, told(missed)));
+                for (read, stream, text) in notice.into_iter().chain([(at, line.stream, line.shown())]) {
+                    self.place.read = read;
+                    *bytes += text.len();
+                    records.push(LogRecord {
+                        cursor: Cursor { epoch: self.epoch.clone(), place: self.place }.to_string(),
+                        at: line.at,
+                        instance: stretch.instance,
+                        app: instance.app.clone(),
+                        process: instance.process.clone(),
+                        stream,
+                        line: text,
+                    });
+                }
+                instance.read[source] = Some(at);
                 if *bytes >= BATCH {
                     return Ok(at >= stretch.end);
                 }
@@ -150,9 +165,13 @@ impl LogReader {
     }
 }
 
+fn told(missed: u64) -> String {
+    format!("mogok: {missed} bytes of output were dropped before they were read")
+}
+
 fn open(ledger: &Ledger, id: InstanceId) -> Option<Instance> {
     let dir = ledger.find(id)?;
     let spec = read_record(&dir).ok()?.spec;
     let logs = [Source::Shim, Source::Platform].map(|source| Segments::new(source.dir(&dir)));
-    Some(Instance { app: spec.app, process: spec.process, logs })
+    Some(Instance { app: spec.app, process: spec.process, logs, read: [None; 2] })
 }

@@ -132,3 +132,43 @@ fn the_last_lines_are_those_of_the_run() {
     assert_eq!((last.len(), last[0].as_str(), last[19].as_str()), (20, "line 10", "line 29"));
     assert_eq!(node.logs.last_lines(id, node.logs.end_of(id)), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_reader_that_is_too_slow_is_told_what_it_missed() {
+    let node = Node::new();
+    let id = node.instance();
+    node.print(id, "first");
+    let seen = node.read(None, None).await;
+    assert_eq!(texts(&seen), ["first"]);
+    // More than the log holds, 4 files of 4096 bytes.
+    let from = node.logs.end_of(id);
+    for n in 0..100 {
+        node.print(id, &format!("{n:0500}"));
+    }
+    let rest = node.read(Some(&seen[0].cursor), None).await;
+    let kept = Segments::new(Source::Shim.dir(&node.ledger.dir(id))).first().unwrap();
+    assert!(kept > from);
+    let told = format!("mogok: {} bytes of output were dropped before they were read", kept - from);
+    assert_eq!((rest[0].stream, rest[0].line.as_str()), (LogStream::Platform, told.as_str()));
+    assert_eq!(rest.last().unwrap().line, format!("{:0500}", 99));
+    assert_eq!(rest.iter().filter(|record| record.stream == LogStream::Platform).count(), 1);
+    // The notice's own cursor stands before the next line.
+    assert_eq!(texts(&node.read(Some(&rest[0].cursor), None).await), texts(&rest[1..]));
+}
+
+#[tokio::test]
+async fn what_a_shim_writes_is_taken_in_without_being_asked_for() {
+    let node = Node::new();
+    let id = node.instance();
+    let run = tokio::spawn(node.logs.clone().run());
+    let mut stream = node.logs.stream(None, None, true);
+    for n in 0..3 {
+        let dir = Source::Shim.dir(&node.ledger.dir(id));
+        let mut log = Appender::open(&dir, Bounds { file_bytes: 4096, files: 4 }).unwrap();
+        log.append(&line::platform(Utc::now(), &format!("line {n}"))).unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(20), stream.next());
+        let record: LogRecord = serde_json::from_slice(&next.await.unwrap().unwrap().unwrap()).unwrap();
+        assert_eq!(record.line, format!("line {n}"));
+    }
+    run.abort();
+}

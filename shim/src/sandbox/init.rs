@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::unistd::write;
 
+use crate::sys::memory;
 use crate::sys::pidfd::{Ended, try_wait_any};
 use crate::sys::signal::{self, Taken};
 
@@ -51,6 +52,8 @@ impl Status {
 pub(super) fn run(program: i32, status: BorrowedFd<'_>) -> i32 {
     // A name for ps on the host; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"mogok-init");
+    // What walking into the sandbox took is not needed again.
+    memory::forget_image();
     loop {
         match signal::take() {
             Ok(Taken { signal: libc::SIGCHLD, .. }) => {

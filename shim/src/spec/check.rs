@@ -42,7 +42,7 @@ impl Spec {
         range("tmp_bytes", self.tmp_bytes, 1 << 16, 1 << 40)?;
         range("log.files", self.log.files.into(), 1, 1000)?;
         range("log.file_bytes", self.log.file_bytes, 1 << 14, 1 << 40)?;
-        range("log.rate_bytes", self.log.rate_bytes, 1, 1 << 40)?;
+        range("log.rate_bytes", self.log.rate_bytes, 0, 1 << 40)?;
         if let Writable::Tmpfs { bytes, inodes } = &self.writable {
             range("writable.tmpfs.bytes", *bytes, 1 << 16, 1 << 50)?;
             range("writable.tmpfs.inodes", *inodes, 64, 1 << 40)?;

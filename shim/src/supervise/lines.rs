@@ -2,27 +2,30 @@
 //!
 //! Invariant: the parts of a line put together are the line, and at most one line is held.
 
+use memchr::memchr;
+
 /// Bytes of the longest line that stays whole.
-pub(crate) const LINE: usize = 10_000;
+pub const LINE: usize = 10_000;
 
 /// A line, or a part of one that goes on in the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Piece {
+pub enum Piece {
     Full,
     Part,
 }
 
 /// One stream; the beginning of a line waits here for its end.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub struct Lines {
     held: Vec<u8>,
 }
 
 impl Lines {
-    pub(crate) fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(Piece, &[u8])) {
+    /// Takes what was read; `emit` gets each piece that it completes.
+    pub fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(Piece, &[u8])) {
         while !bytes.is_empty() {
             let room = LINE - self.held.len();
-            let end = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
+            let end = memchr(b'\n', &bytes[..bytes.len().min(room + 1)]);
             match end {
                 // Most lines come whole.
                 Some(end) if self.held.is_empty() => emit(Piece::Full, &bytes[..end]),
@@ -47,8 +50,13 @@ impl Lines {
         }
     }
 
+    /// Gives back what held a long line.
+    pub fn shrink(&mut self) {
+        self.held.shrink_to_fit();
+    }
+
     /// The last line, when the stream ended without a newline.
-    pub(crate) fn end(&mut self, emit: &mut impl FnMut(Piece, &[u8])) {
+    pub fn end(&mut self, emit: &mut impl FnMut(Piece, &[u8])) {
         if !self.held.is_empty() {
             emit(Piece::Full, &self.held);
         }

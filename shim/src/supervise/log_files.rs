@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use memchr::{memchr, memrchr};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -55,18 +56,43 @@ impl LogFiles {
         Ok(Self { dir, bounds, starts: starts.into(), file, size })
     }
 
-    /// Appends whole records. On an error none of them is in the log.
-    pub(crate) fn append(&mut self, records: &[u8]) -> io::Result<()> {
-        let bytes = records.len() as u64;
-        if self.size > 0 && self.size + bytes > self.bounds.file_bytes {
-            self.rotate()?;
+    /// Appends whole records, each file filled as far as whole records go; the bytes that are in the log then,
+    /// fewer than were given when the disk did not take them.
+    pub(crate) fn append(&mut self, records: &[u8]) -> usize {
+        let mut rest = records;
+        while !rest.is_empty() {
+            let room =
+                usize::try_from(self.bounds.file_bytes.saturating_sub(self.size)).unwrap_or(usize::MAX);
+            let mut fit = if rest.len() <= room {
+                rest.len()
+            } else {
+                memrchr(b'\n', &rest[..room]).map_or(0, |end| end + 1)
+            };
+            if fit == 0 && self.size > 0 {
+                if self.rotate().is_err() {
+                    break;
+                }
+                continue;
+            }
+            if fit == 0 {
+                // Larger than a file, which no checked spec allows: then alone in one.
+                fit = memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+            }
+            if self.write(&rest[..fit]).is_err() {
+                break;
+            }
+            rest = &rest[fit..];
         }
+        records.len() - rest.len()
+    }
+
+    fn write(&mut self, records: &[u8]) -> io::Result<()> {
         if let Err(error) = self.file.write_all_at(records, self.size) {
-            // A reader takes only whole lines, and what is cut here is written again.
+            // A reader takes only whole lines, and what is cut here is written over.
             self.file.set_len(self.size)?;
             return Err(error);
         }
-        self.size += bytes;
+        self.size += records.len() as u64;
         Ok(())
     }
 
@@ -157,7 +183,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = open(dir.path());
         for number in 0..50 {
-            log.append(format!("record {number:022}\n").as_bytes()).unwrap();
+            let record = format!("record {number:022}\n");
+            assert_eq!(log.append(record.as_bytes()), record.len());
         }
         let files = read(dir.path());
         assert_eq!(files.len(), 3);
@@ -169,10 +196,25 @@ mod tests {
     }
 
     #[test]
+    fn many_records_at_once_are_spread_over_whole_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open(dir.path());
+        let records: String = (0..50).map(|number| format!("record {number:012}\n")).collect();
+        assert_eq!(log.append(records.as_bytes()), records.len());
+        // A file holds five of 20 bytes; the last three files are kept.
+        let files = read(dir.path());
+        assert_eq!(files.iter().map(|(start, _)| *start).collect::<Vec<_>>(), [700, 800, 900]);
+        assert_eq!(files.into_iter().map(|(_, text)| text).collect::<String>(), records[700..]);
+        // One that is larger than a file stands alone.
+        assert_eq!(log.append(&[[b'x'; 200].as_slice(), b"\ny\n"].concat()), 203);
+        assert_eq!(read(dir.path()).last().unwrap(), &(1201, "y\n".to_owned()));
+    }
+
+    #[test]
     fn a_torn_record_is_cut_and_offsets_go_on() {
         let dir = tempfile::tempdir().unwrap();
-        open(dir.path()).append(b"whole\nto").unwrap();
-        open(dir.path()).append(b"next\n").unwrap();
+        open(dir.path()).append(b"whole\nto");
+        open(dir.path()).append(b"next\n");
         assert_eq!(read(dir.path()), [(0, "whole\nnext\n".to_owned())]);
     }
 

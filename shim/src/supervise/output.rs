@@ -8,14 +8,17 @@ use std::fmt::Write as _;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use memchr::memchr_iter;
+
 use super::clock;
 use super::lines::{Lines, Piece};
 use super::log_files::{FRAME, LogFiles};
-use super::rate::Rate;
+use super::rate::{Dropped, Rate, UNCAPPED};
 use crate::spec::Log;
 
-/// Records are written together, up to this many bytes.
+/// Records are written together, up to this many bytes; usually and in a flood that is kept.
 const BATCH: usize = 16 << 10;
+const WIDE_BATCH: usize = 512 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
@@ -35,9 +38,10 @@ struct Writer {
     files: LogFiles,
     rate: Rate,
     batch: Vec<u8>,
-    /// Time, stream and piece of the record at hand.
-    head: String,
-    at_us: u64,
+    /// What `batch` may hold: it never grows by itself.
+    room: usize,
+    /// The time of this turn's records.
+    stamp: String,
     now: Instant,
     dropping: bool,
 }
@@ -49,8 +53,8 @@ impl Output {
             files: LogFiles::open(parent, name, bounds)?,
             rate: Rate::new(bounds.rate_bytes, now),
             batch: Vec::with_capacity(BATCH),
-            head: String::with_capacity(FRAME),
-            at_us: 0,
+            room: BATCH,
+            stamp: String::with_capacity(clock::STAMP),
             now,
             dropping: false,
         };
@@ -65,6 +69,17 @@ impl Output {
         writer.notice(false);
         writer.flush();
         writer.dropping
+    }
+
+    /// Takes more records at once, for a flood.
+    pub(crate) fn widen(&mut self) {
+        self.writer.make_room(WIDE_BATCH);
+    }
+
+    /// As it was before the flood.
+    pub(crate) fn narrow(&mut self) {
+        self.writer.make_room(BATCH);
+        self.lines.iter_mut().for_each(Lines::shrink);
     }
 
     /// When [`Self::tick`] has something to do.
@@ -96,7 +111,8 @@ impl Output {
 impl Writer {
     /// All records of one read have its time.
     fn turn(&mut self) {
-        self.at_us = clock::now_us();
+        self.stamp.clear();
+        clock::stamp(&mut self.stamp, clock::now_us());
         self.now = Instant::now();
         self.dropping = false;
     }
@@ -112,44 +128,55 @@ impl Writer {
     }
 
     fn put(&mut self, stream: Stream, piece: Piece, line: &[u8]) {
-        if self.batch.len() + line.len() + FRAME > BATCH {
+        if self.batch.len() + line.len() + FRAME > self.room {
             self.flush();
         }
-        self.head.clear();
-        clock::stamp(&mut self.head, self.at_us);
-        self.head.push_str(match (stream, piece) {
-            (Stream::Stdout, Piece::Full) => " O F ",
-            (Stream::Stdout, Piece::Part) => " O P ",
-            (Stream::Stderr, Piece::Full) => " E F ",
-            (Stream::Stderr, Piece::Part) => " E P ",
+        self.batch.extend_from_slice(self.stamp.as_bytes());
+        self.batch.extend_from_slice(match (stream, piece) {
+            (Stream::Stdout, Piece::Full) => b" O F ",
+            (Stream::Stdout, Piece::Part) => b" O P ",
+            (Stream::Stderr, Piece::Full) => b" E F ",
+            (Stream::Stderr, Piece::Part) => b" E P ",
         });
-        self.batch.extend_from_slice(self.head.as_bytes());
         self.batch.extend_from_slice(line);
         self.batch.push(b'\n');
     }
 
     fn notice(&mut self, last: bool) {
         if let Some(dropped) = self.rate.notice(self.now, last) {
-            let mut line = String::new();
-            let (lines, bytes, rate) = (dropped.lines, dropped.bytes, self.rate.bytes_per_second());
+            let Dropped { lines, bytes } = dropped;
+            let mut line = format!("mogok: {lines} lines ({bytes} bytes) of output dropped: ");
             // Writing to a String does not fail.
-            let _ = write!(
-                line,
-                "mogok: {lines} lines ({bytes} bytes) of output dropped: the log keeps {rate} bytes a second"
-            );
+            let _ = match self.rate.bytes_per_second() {
+                UNCAPPED => write!(line, "the log could not be written"),
+                rate => write!(line, "the log keeps {rate} bytes a second"),
+            };
+            self.flush();
             self.put(Stream::Stderr, Piece::Full, line.as_bytes());
+            if self.files.append(&self.batch) < self.batch.len() {
+                // A full disk: told later, with what is dropped until then.
+                self.rate.drop(lines, bytes, self.now);
+            }
+            self.batch.clear();
         }
     }
 
     fn flush(&mut self) {
         if !self.batch.is_empty() {
-            if self.files.append(&self.batch).is_err() {
+            let kept = self.files.append(&self.batch);
+            if kept < self.batch.len() {
                 // A full disk: the program goes on, and the next notice counts these too.
-                let lines = self.batch.iter().filter(|byte| **byte == b'\n').count();
-                self.rate.drop(lines as u64, self.batch.len() as u64, self.now);
+                let lost = &self.batch[kept..];
+                self.rate.drop(memchr_iter(b'\n', lost).count() as u64, lost.len() as u64, self.now);
             }
             self.batch.clear();
         }
+    }
+
+    /// Nothing is in the batch between two turns.
+    fn make_room(&mut self, room: usize) {
+        self.flush();
+        (self.batch, self.room) = (Vec::with_capacity(room), room);
     }
 }
 

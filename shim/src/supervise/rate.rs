@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+/// In place of a rate: everything is kept that the disk takes.
+pub(crate) const UNCAPPED: u64 = 0;
 /// At least one line with its header is kept, however low the rate.
 const BURST: u64 = 16 << 10;
 /// Between two lines that tell what was dropped.
@@ -37,6 +39,9 @@ impl Rate {
 
     /// May a record of this many bytes be kept?
     pub(crate) fn admit(&mut self, bytes: usize, now: Instant) -> bool {
+        if self.bytes_per_second == UNCAPPED {
+            return true;
+        }
         self.refill(now);
         let bytes = bytes as u64;
         let admitted = self.tokens >= bytes;
@@ -68,6 +73,10 @@ impl Rate {
     }
 
     fn refill(&mut self, now: Instant) {
+        // Records of one read have one time.
+        if now == self.refilled {
+            return;
+        }
         let elapsed = now.saturating_duration_since(self.refilled).as_micros();
         let earned = elapsed * u128::from(self.bytes_per_second) / 1_000_000;
         // Time that earned nothing yet stays on the account.
@@ -102,6 +111,13 @@ mod tests {
         let told = rate.notice(start + Duration::from_secs(3), false).unwrap();
         assert_eq!(told.bytes + kept, 30_000_000);
         assert_eq!(rate.notice(start + Duration::from_secs(9), true), None);
+    }
+
+    #[test]
+    fn without_a_cap_everything_is_kept() {
+        let start = Instant::now();
+        let mut rate = Rate::new(UNCAPPED, start);
+        assert!((0..1000).all(|_| rate.admit(1 << 30, start)));
     }
 
     #[test]

@@ -238,6 +238,28 @@ fn a_flood_neither_fills_the_disk_nor_stops_the_program() {
 }
 
 #[test]
+fn without_a_cap_every_line_of_a_flood_is_kept_and_its_memory_given_back() {
+    if skip() {
+        return;
+    }
+    const LINES: usize = 300_000;
+    let mut case = Case::script(&format!("seq 1 {LINES}; echo end; exec sleep 1000"));
+    case.spec.log = mogok_shim::spec::Log { file_bytes: 1 << 20, files: 100, rate_bytes: 0 };
+    let container = case.start();
+    container.await_line("end");
+    let log = container.log();
+    assert_eq!(log.len(), LINES + 1);
+    assert!(log.iter().zip(1..=LINES).all(|((_, line), number)| *line == number.to_string()));
+    // The large buffers alone are 768 KiB.
+    until("the large buffers are given back", || {
+        let rollup =
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", container.started().shim_pid)).unwrap();
+        let anonymous = rollup.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
+        anonymous.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() < 600
+    });
+}
+
+#[test]
 fn a_second_run_goes_on_with_the_log() {
     if skip() {
         return;
