@@ -15,10 +15,12 @@ RELEASE := target/release
 PACKAGES := mmdebstrap nginx-light nftables iproute2 e2fsprogs zstd git curl ca-certificates busybox-static gcc libc6-dev procps qemu-system-x86
 PEERS := runc lxc bubblewrap strace
 CARGO_DENY := 0.20.2
+# Of each fuzz target.
+SECONDS ?= 60
 
 export MOGOK_ASSETS := $(ASSETS)
 
-.PHONY: setup build release images lint test test-vm security-report demo down bench bench-container bench-deploy
+.PHONY: setup build release images lint test test-vm security-report demo down bench bench-container bench-logs bench-deploy fuzz
 
 setup:
 	@tests/setup.sh $(PACKAGES)
@@ -58,11 +60,20 @@ demo: setup release
 down:
 	@tests/demo.sh down $(RELEASE) $(ASSETS)
 
-bench: bench-container bench-deploy
+bench: bench-container bench-logs bench-deploy
 
 bench-container: setup release
 	@tests/setup.sh $(PEERS)
 	cargo bench -p mogok-tests --bench container
+
+# The shim is the release one; the measuring program itself need not be.
+bench-logs: setup
+	tests/static-shim.sh release $(RELEASE)
+	MOGOK_BIN_DIR=$(CURDIR)/$(RELEASE) cargo bench --profile dev -p mogok-tests --bench logs
+
+# Each fuzz target for a while; what it finds is in tests/fuzz/artifacts.
+fuzz: setup
+	tests/fuzz.sh $(SECONDS) $(TARGETS)
 
 bench-deploy: setup release
 	@tests/images.sh $(RELEASE) $(ASSETS)

@@ -115,7 +115,10 @@ fn read_spec(state_dir: &Path) -> Result<Spec, SetupError> {
 }
 
 /// The container's spec with the program that was asked for, under the same rules.
-fn asked_for(mut spec: Spec, request: Exec) -> Result<Spec, SetupError> {
+///
+/// # Errors
+/// `EINVAL` when the request breaks one; the detail says which.
+pub fn asked_for(mut spec: Spec, request: Exec) -> Result<Spec, SetupError> {
     let Exec { command, env, cwd, user, terminal: _ } = request;
     let name = |variable: &str| variable.split_once('=').map(|(name, _)| name.to_owned());
     let names: Vec<_> = env.iter().map(|variable| name(variable)).collect();
