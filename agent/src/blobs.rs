@@ -4,14 +4,17 @@
 use std::io;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::TryStreamExt;
+use mogok_api::agent::BlobInfo;
 use mogok_api::error::{ApiError, ErrorCode};
 use mogok_api::name::Digest;
 use mogok_images::StoreError;
+use mogok_images::store::{Idle, Removal};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 use crate::server::{Api, Refusal};
@@ -86,29 +89,46 @@ pub async fn put(
     Ok(StatusCode::CREATED)
 }
 
+/// `GET /v1/blobs`: what could be dropped.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Vec<BlobInfo>>, Refusal> {
+    let store = api.node.store.clone();
+    let idle = tokio::task::spawn_blocking(move || store.idle()).await;
+    let idle = idle.map_err(|error| Refusal::internal(&error))?.map_err(|error| refused(&error))?;
+    let shown =
+        |blob: Idle| BlobInfo { digest: blob.digest, bytes: blob.bytes, idle_s: blob.since.as_secs() };
+    Ok(Json(idle.into_iter().map(shown).collect()))
+}
+
 /// `DELETE /v1/blobs/{digest}`, with what was unpacked from it; refused as long as a wanted instance or one
-/// that is on its way out needs it.
+/// that is on its way out needs it. The wanted set does not change between that look and the removal, and an
+/// instance that comes later asks for the blob anew.
 ///
 /// # Errors
 /// When it is in use or cannot be removed.
 pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
     let digest = digest(&name)?;
-    if api.wanted.needs(&digest).await || in_use(&api, &digest) {
-        let message = format!("blob {digest} is in use by an instance or an image of this node");
-        return Err(Refusal(
-            ApiError::new(ErrorCode::Conflict, message).remedy("wait until the instance is removed"),
-        ));
-    }
-    let store = api.node.store.clone();
     let wanted = digest.clone();
-    let removed = tokio::task::spawn_blocking(move || store.remove(&wanted)).await;
-    match removed.map_err(|error| Refusal::internal(&error))?.map_err(|error| refused(&error))? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(missing(&digest)),
+    let removed = tokio::task::spawn_blocking(move || {
+        api.node.store.remove(&wanted, || {
+            let held = api.wanted.without(&wanted)?;
+            (!in_use(&api, &wanted)).then_some(held)
+        })
+    });
+    match removed.await.map_err(|error| Refusal::internal(&error))?.map_err(|error| refused(&error))? {
+        Removal::Removed => Ok(StatusCode::NO_CONTENT),
+        Removal::Absent => Err(missing(&digest)),
+        Removal::Refused => {
+            let message = format!("blob {digest} is in use by an instance or an image of this node");
+            let error = ApiError::new(ErrorCode::Conflict, message);
+            Err(Refusal(error.remedy("wait until the instance is removed")))
+        }
     }
 }
 
-/// Is it an image, or does an instance that is still there, wanted or not, have it mounted?
+/// Is it an image, or does an instance that is still there, wanted or not, have it mounted or left it?
 fn in_use(api: &Api, digest: &Digest) -> bool {
     let node = &api.node;
     // One that cannot be asked about is not removed.
@@ -117,6 +137,7 @@ fn in_use(api: &Api, digest: &Digest) -> bool {
     }
     node.events.statuses().iter().any(|status| {
         let record = node.ground.ledger.load(status.id);
-        record.is_ok_and(|record| crate::node::blobs_of(&record.spec).any(|used| used == digest))
+        status.output.as_ref() == Some(digest)
+            || record.is_ok_and(|record| crate::node::blobs_of(&record.spec).any(|used| used == digest))
     })
 }

@@ -3,7 +3,7 @@
 //! read, and only so much of it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,16 +14,19 @@ const CONNECT: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(10);
 /// `HTTP/1.1 200`
 const STATUS_LINE: usize = 12;
-/// Between attempts: short at first, because most of a deploy's time is this wait.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// A connection costs next to nothing, a request is work for the program.
-const LONGEST_CONNECT_PAUSE: Duration = Duration::from_millis(40);
+/// Between attempts to connect, which cost little: half of it is added to every start.
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
+/// The same for a program that is slow to boot, after [`SLOW`].
+const SLOW_CONNECT_PAUSE: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_secs(5);
+/// Between attempts to get an answer, which are work for the program: doubling, from the first to the longest.
+const FIRST_REQUEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_REQUEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Returns when `address` answers. The caller bounds the wait.
 pub async fn answers(address: SocketAddr, path: Option<&str>) {
-    let longest = if path.is_none() { LONGEST_CONNECT_PAUSE } else { LONGEST_REQUEST_PAUSE };
-    let mut pause = FIRST_PAUSE;
+    let begun = Instant::now();
+    let mut request_pause = FIRST_REQUEST_PAUSE;
     loop {
         let up = match path {
             None => connect(address).await.is_some(),
@@ -34,8 +37,13 @@ pub async fn answers(address: SocketAddr, path: Option<&str>) {
         if up {
             return;
         }
+        let pause = match path {
+            None if begun.elapsed() < SLOW => CONNECT_PAUSE,
+            None => SLOW_CONNECT_PAUSE,
+            Some(_) => request_pause,
+        };
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
+        request_pause = (request_pause * 2).min(LONGEST_REQUEST_PAUSE);
     }
 }
 

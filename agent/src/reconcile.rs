@@ -77,10 +77,11 @@ impl Wanted {
         self.wake.notify_one();
     }
 
-    /// Does a wanted instance need this blob?
-    pub async fn needs(&self, digest: &mogok_api::name::Digest) -> bool {
-        let held = self.held.lock().await;
-        held.instances.values().any(|spec| crate::node::blobs_of(spec).any(|needed| needed == digest))
+    /// When no wanted instance needs this blob: something that keeps it so until it is dropped. Blocks.
+    pub fn without(&self, digest: &mogok_api::name::Digest) -> Option<impl Sized> {
+        let held = self.held.blocking_lock();
+        let needs = |spec| crate::node::blobs_of(spec).any(|needed| needed == digest);
+        (!held.instances.values().any(needs)).then_some(held)
     }
 
     async fn instances(&self) -> BTreeMap<InstanceId, InstanceSpec> {

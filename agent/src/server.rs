@@ -55,6 +55,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/instances/{id}/exec", post(exec::exec).layer(DefaultBodyLimit::max(exec::REQUEST_BYTES)))
         .route("/v1/events", get(routes::events))
         .route("/v1/logs", get(routes::logs))
+        .route("/v1/blobs", get(blobs::list))
         .route(
             "/v1/blobs/{digest}",
             get(blobs::get)

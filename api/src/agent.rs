@@ -10,6 +10,7 @@
 //! | `GET /v1/instances/{id}/logs?after=CURSOR&follow=BOOL` | -> NDJSON of [`LogRecord`] | its output |
 //! | `POST /v1/instances/{id}/exec` | [`exec::ExecRequest`] -> 101, then frames of [`exec`] | a program in a running one |
 //! | `GET /v1/logs?after=CURSOR&follow=BOOL` | -> NDJSON of [`LogRecord`] | the output of all instances |
+//! | `GET /v1/blobs` | -> `[BlobInfo]` | what of the node's blob store could be dropped |
 //! | `HEAD, GET, PUT /v1/blobs/{digest}` | bytes | the node's blob store |
 //! | `DELETE /v1/blobs/{digest}` | | drop a blob that nothing uses |
 //!
@@ -103,6 +104,15 @@ pub enum AgentEvent {
     Removed { seq: u64, id: InstanceId },
     /// Nothing happened for a while (every 5 s).
     Heartbeat { seq: u64 },
+}
+
+/// A blob of the node's store; base images are not listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BlobInfo {
+    pub digest: Digest,
+    pub bytes: u64,
+    /// Seconds since it was put there last.
+    pub idle_s: u64,
 }
 
 /// Standard output or standard error.

@@ -7,6 +7,7 @@ use mogok_api::name::AppName;
 use crate::auth::random_text;
 use crate::git::GitError;
 use crate::log_store::LogError;
+use crate::retention;
 use crate::state::AppState;
 use crate::store::StoreError;
 use crate::store::apps::{AppRow, CreateAppError};
@@ -55,7 +56,7 @@ pub async fn destroy(state: &AppState, app: AppId) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Removes everything of an app that is being destroyed: repository, logs, rows. Does nothing and
+/// Removes everything of an app that is being destroyed: repository, logs, rows, blobs. Does nothing and
 /// answers false while an instance or a build of it is left. Idempotent.
 ///
 /// # Errors
@@ -74,7 +75,9 @@ pub async fn finish_destroy(state: &AppState, app: AppId) -> Result<bool, Destro
         state.logs.remove(build)?;
     }
     state.logs.remove(app)?;
+    let blobs = retention::of_app(state, app).await?;
     state.store.remove_app(app).await?;
+    retention::forget(state, blobs);
     tracing::info!(%app, "app destroyed");
     Ok(true)
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::reply::{Failed, fault};
 use crate::git::{GitError, InvalidReference, Reference};
+use crate::retention;
 use crate::state::AppState;
 use crate::store::StoreError;
 use crate::store::apps::AppRow;
@@ -127,11 +128,12 @@ pub async fn cancel(state: &AppState, app: AppId, id: BuildId) -> Result<Build, 
     if row.state == BuildState::Cancelled { Ok(row.shown()) } else { Err(CancelError::Ended { build: id }) }
 }
 
-/// Runs builds, and collects what old ones left, until `stop` is cancelled.
+/// Runs builds, and collects what old ones and old releases left, until `stop` is cancelled.
 pub(crate) async fn run(state: AppState, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = runner::run(state.clone()) => {}
-        () = collect::run(state) => {}
+        () = collect::run(state.clone()) => {}
+        () = retention::run(state) => {}
     }
 }

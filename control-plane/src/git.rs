@@ -44,6 +44,17 @@ pub enum GitError {
 }
 
 impl GitError {
+    /// Is it that the platform's disk is full? Git itself says so in words only.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            }
+            Self::Failed { message, .. } => message.contains("No space left on device"),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { operation, path, source }

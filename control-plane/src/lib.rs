@@ -17,6 +17,7 @@ pub mod plan;
 pub mod procfile;
 pub mod reconcile;
 pub mod release;
+pub mod retention;
 pub mod routes;
 pub mod scheduler;
 pub mod server;

@@ -26,6 +26,7 @@ mod act;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod world;
 
 pub use plan::{Action, Seen, plan};
@@ -33,8 +34,9 @@ use world::World;
 
 /// A pass is made so often without a wake-up: for what only time changes.
 const TICK: Duration = Duration::from_secs(2);
-/// Wake-ups that come so close together are one.
-const SETTLE: Duration = Duration::from_millis(20);
+/// Longest pause after a pass. It lasts as long as the pass did: a small platform acts at once, and on a large
+/// one, where wake-ups come faster than passes end, half of the time is left to the others.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How long the first table waits for nodes that were not heard of.
 const FIRST_TABLE: Duration = Duration::from_secs(10);
 
@@ -57,10 +59,11 @@ pub async fn run(state: AppState, stop: CancellationToken) -> Result<(), Endpoin
             () = routes.woken() => {}
             _ = tick.tick() => {}
         }
+        let began = Instant::now();
         if let Err(error) = reconciler.pass().await {
             tracing::error!(%error, cause = ?std::error::Error::source(&error), "a reconcile pass failed");
         }
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(began.elapsed().min(LONGEST_PAUSE)).await;
     }
 }
 

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::git::{GitError, Repositories};
 use crate::log_store::LogStore;
 use crate::node::Observed;
+use crate::retention::Retention;
 use crate::routes::{Routes, Timing};
 use crate::store::{Store, StoreError};
 use crate::turn::Turns;
@@ -34,6 +35,8 @@ pub struct AppState {
     pub routes: Routes,
     pub auth: Auth,
     pub repositories: Repositories,
+    /// Keeps blobs that are about to be used.
+    pub retention: Retention,
     /// Logs that are followed.
     pub(crate) follows: Arc<Turns>,
 }
@@ -80,6 +83,7 @@ impl AppState {
             routes,
             auth,
             repositories,
+            retention: Retention::default(),
             follows,
         })
     }

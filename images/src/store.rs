@@ -26,7 +26,7 @@ mod image;
 mod lock;
 mod tree;
 
-pub use collect::Collected;
+pub use collect::{Collected, Idle, Removal};
 pub use image::ImageRecord;
 pub use tree::Workshop;
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::developer::{App, Developer};
 use crate::leak::Host;
 use crate::network;
-use crate::program::wait_until;
+use crate::program::{run, wait_until};
 use crate::visitor::{Answer, Visitor};
 
 const BASE_DOMAIN: &str = "mogok.localhost";
@@ -62,6 +62,15 @@ pub fn missing() -> Option<String> {
     None
 }
 
+/// What a test wants other than usual.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Variables of the platform's environment.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Bytes of a file system of its own for the control plane's directory.
+    pub control_plane_bytes: Option<u64>,
+}
+
 /// A running platform.
 #[derive(Debug)]
 pub struct Platform {
@@ -69,6 +78,8 @@ pub struct Platform {
     name: String,
     supervisor: Option<Child>,
     before: Host,
+    environment: Vec<(String, String)>,
+    mounted: Option<PathBuf>,
 }
 
 impl Platform {
@@ -78,6 +89,24 @@ impl Platform {
     /// # Errors
     /// When it does not get ready.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_with(Options::default())
+    }
+
+    /// As [`Platform::start`], other than usual.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn start_with(options: Options<'_>) -> Result<Option<Self>> {
+        let Some(mut platform) = Self::prepare(options)? else { return Ok(None) };
+        platform.run()?;
+        Ok(Some(platform))
+    }
+
+    /// One that is not started yet.
+    ///
+    /// # Errors
+    /// When its directory cannot be made.
+    pub fn prepare(options: Options<'_>) -> Result<Option<Self>> {
         if let Some(reason) = missing() {
             eprintln!("SKIP: {reason}");
             return Ok(None);
@@ -88,9 +117,30 @@ impl Platform {
         let state = tempfile::Builder::new().prefix(&name).tempdir()?;
         // The unprivileged parts go through it to their own directories.
         fs::set_permissions(state.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-        let mut platform = Self { state, name, supervisor: None, before };
-        platform.run()?;
+        let environment =
+            options.environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment.collect();
+        let mut platform = Self { state, name, supervisor: None, before, environment, mounted: None };
+        if let Some(bytes) = options.control_plane_bytes {
+            let dir = platform.state.path().join("control-plane");
+            fs::create_dir(&dir)?;
+            let size = format!("size={bytes}");
+            run("mount", &["-t", "tmpfs", "-o", &size, "mogok-test", &dir.to_string_lossy()])?;
+            platform.mounted = Some(dir);
+        }
         Ok(Some(platform))
+    }
+
+    /// What the supervisor says, with these options besides its own, when it refuses to run.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be run.
+    pub fn refusal(&self, change: impl FnOnce(&mut Command)) -> Result<String> {
+        let mut onehost = self.onehost("run");
+        change(&mut onehost);
+        let output = onehost.output().context("cannot run mogok-onehost")?;
+        ensure!(!output.status.success(), "the platform ran");
+        Ok(crate::program::both(&output))
     }
 
     fn onehost(&self, command: &str) -> Command {
@@ -102,6 +152,7 @@ impl Platform {
             .args(["--image-store".as_ref(), assets.join("store").as_os_str()])
             .args(["--gem-index".as_ref(), assets.join("gem-index").as_os_str()])
             .args(["--listen", ADDRESS, "--base-domain", BASE_DOMAIN, "--name", &self.name])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         onehost
     }
@@ -154,11 +205,8 @@ impl Platform {
     pub fn grant_paid_plan(&self, email: &str) -> Result<()> {
         let dir = self.state.path().join("control-plane");
         let program = bin_dir().join("mogok-control-plane");
-        crate::program::run(
-            &program.to_string_lossy(),
-            &["plan", "--state-dir", &dir.to_string_lossy(), email, "paid"],
-        )
-        .map(drop)
+        run(&program.to_string_lossy(), &["plan", "--state-dir", &dir.to_string_lossy(), email, "paid"])
+            .map(drop)
     }
 
     /// The operator's view of the node: `mogok-agent ARGS`.
@@ -168,7 +216,7 @@ impl Platform {
     pub fn agent(&self, args: &[&str]) -> Result<String> {
         let socket = self.state.path().join("run/agent.sock").to_string_lossy().into_owned();
         let program = bin_dir().join("mogok-agent");
-        crate::program::run(&program.to_string_lossy(), &[args, &["--socket", &socket]].concat())
+        run(&program.to_string_lossy(), &[args, &["--socket", &socket]].concat())
     }
 
     /// What an agent of the same name with another state directory says when it is started beside.
@@ -236,6 +284,9 @@ impl Platform {
     /// What is left, by name.
     pub fn finish(mut self) -> Result<()> {
         self.down()?;
+        if let Some(dir) = self.mounted.take() {
+            run("umount", &[&dir.to_string_lossy()])?;
+        }
         self.before.compare(&Host::look(&self.name)?)
     }
 
@@ -260,6 +311,11 @@ impl Drop for Platform {
         }
         if let Err(error) = self.down() {
             eprintln!("cannot stop the platform: {error:#}");
+        }
+        if let Some(dir) = self.mounted.take()
+            && let Err(error) = run("umount", &[&dir.to_string_lossy()])
+        {
+            eprintln!("cannot unmount {}: {error:#}", dir.display());
         }
     }
 }

@@ -5,6 +5,8 @@ mod stack {
     mod bad_input;
     mod deploy;
     mod isolation;
+    mod limits;
+    mod operator;
     mod resilience;
     mod scale;
 }

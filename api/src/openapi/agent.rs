@@ -6,7 +6,7 @@ use utoipa::openapi::schema::Type;
 
 use super::document::{Document, Route};
 use crate::agent::exec::{ExecRequest, PROTOCOL};
-use crate::agent::{AgentEvent, DesiredAck, DesiredMessage, InstanceDetail, LogRecord, NodeInfo};
+use crate::agent::{AgentEvent, BlobInfo, DesiredAck, DesiredMessage, InstanceDetail, LogRecord, NodeInfo};
 use crate::instance::InstanceStatus;
 
 /// The OpenAPI document of the agent API.
@@ -44,6 +44,11 @@ pub fn agent() -> OpenApi {
             Route::new("A program in a running container").body::<ExecRequest>().upgrade(PROTOCOL),
         )
         .route(Get, "/v1/logs", log("Output of all containers"))
+        .route(
+            Get,
+            "/v1/blobs",
+            Route::new("The blobs of the node's store, but for base images").list::<BlobInfo>(),
+        )
         .route(Head, "/v1/blobs/{digest}", Route::new("Is the blob in the node's store?").empty())
         .route(Get, "/v1/blobs/{digest}", Route::new("Read a blob").bytes())
         .route(Put, "/v1/blobs/{digest}", Route::new("Store a blob").bytes_body().empty())

@@ -70,6 +70,7 @@ pub(super) async fn roll_back(
     Body(rollback): Body<Rollback>,
 ) -> Result<Json<Deploy>, Failed> {
     let target = state.store.rollback_target(&own.app, rollback.to).await?;
+    let _using = state.retention.using().await;
     if !state.images.has(&target.package) {
         let commit = target.commit.as_deref().unwrap_or("COMMIT");
         return Err(Failed::new(

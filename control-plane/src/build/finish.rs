@@ -44,6 +44,10 @@ pub(super) async fn succeed(
         package: output.clone(),
         package_bytes: bytes,
     };
+    let _using = state.retention.using().await;
+    if !state.images.has(output) {
+        return Err(StepError::Collected);
+    }
     let release = match state.store.succeed_build(build, &success).await {
         Ok(release) => release,
         // Cancelled meanwhile; whoever cancelled it has said so.

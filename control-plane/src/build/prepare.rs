@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use mogok_api::agent::client::ClientError;
 use mogok_api::app::Limits;
 use mogok_api::id::NodeId;
 use mogok_api::name::{Digest, InvalidName};
@@ -30,6 +31,9 @@ pub(super) enum StepError {
     NoNode(Unfit),
     #[error("the node of the build is away")]
     Away,
+    /// Nobody had named it yet when blobs were collected; it is made again.
+    #[error("a blob was collected before it was used")]
+    Collected,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -45,7 +49,7 @@ pub(super) enum StepError {
     #[error(transparent)]
     Blobs(#[from] mogok_images::StoreError),
     #[error(transparent)]
-    Node(#[from] mogok_api::agent::client::ClientError),
+    Node(#[from] ClientError),
     #[error("cannot {operation} {}", path.display())]
     File { operation: &'static str, path: std::path::PathBuf, source: io::Error },
     #[error("a step of a build ended unexpectedly")]
@@ -53,6 +57,18 @@ pub(super) enum StepError {
 }
 
 impl StepError {
+    /// Is it that the platform's own disk is full?
+    pub(super) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Git(error) => error.is_disk_full(),
+            Self::Blobs(error) => matches!(error, mogok_images::StoreError::DiskFull { .. }),
+            Self::File { source, .. } | Self::Node(ClientError::File { source, .. }) => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { operation, path, source }
@@ -71,6 +87,10 @@ pub(super) async fn prepare(state: &AppState, build: &BuildRow) -> Result<(), St
     let node = cluster.place(&ask).map_err(StepError::NoNode)?;
     let image = image_on(state, node);
     let (source, bytes) = archive(state, &repository, &commit).await?;
+    let _using = state.retention.using().await;
+    if !state.images.has(&source) {
+        return Err(StepError::Collected);
+    }
     let last = state.store.last_success(app.id).await?;
     let cache = spec::cache(last.as_ref(), image.as_ref()).filter(|package| state.images.has(package));
     let spec = spec::spec(&Wanted {

@@ -27,6 +27,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// A build that no node takes for so long fails.
 const MAX_WAIT: TimeDelta = TimeDelta::minutes(30);
 
+/// Why a build fails that the platform cannot store.
+const DISK_FULL: &str =
+    "the platform's disk is full: nothing of the app was changed; tell the operator, and build again later";
+
 /// Runs builds for ever.
 pub(super) async fn run(state: AppState) {
     let mut woken = state.wake.builds.listen();
@@ -144,8 +148,13 @@ impl Runner {
                 }
                 (Utc::now() - build.created_at > MAX_WAIT).then(|| format!("no server took it: {unfit}"))
             }
-            _ => {
-                tracing::warn!(build = %id, tries, error = &error as &dyn std::error::Error, "step failed");
+            error if error.is_disk_full() => {
+                tracing::error!(build = %id, error = error as &dyn std::error::Error, "the disk is full");
+                Some(DISK_FULL.to_owned())
+            }
+            error => {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(build = %id, tries, error, "step failed");
                 (tries + 1 >= MAX_TRIES).then(|| "the platform failed at it: build again".to_owned())
             }
         };

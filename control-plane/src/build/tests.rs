@@ -15,6 +15,8 @@ use super::*;
 use crate::config::Config;
 use crate::log_store::{Filter, Start};
 use crate::store::apps::AppRow;
+use crate::store::instances::NewInstance;
+use crate::store::releases::NewRelease;
 
 mod fake_agent;
 
@@ -343,11 +345,74 @@ async fn what_nobody_needs_is_collected() {
     let old = state.images.put(&b"nobody's"[..], 100).unwrap();
     let gone = AppId::new();
     log::say(&state.logs, BuildId::new(), gone, "of an app that is gone");
-    let collected = collect::collect(state, Duration::ZERO).await.unwrap();
-    // The source of the build and what was put above.
-    assert_eq!(collected.blobs, 2);
-    assert!(!state.images.has(&old) && state.images.has(&build.package.unwrap()));
+    let source =
+        state.store.build(build.id).await.unwrap().unwrap().handed.unwrap().spec.blobs[0].digest.clone();
+    let package = build.package.unwrap();
+    until("the build has left the node", async || platform.agent.wanted().is_empty()).await;
+    collect::collect(state).await.unwrap();
+    // What was put lately may be about to be used.
+    assert_eq!(retention::collect(state, Duration::from_secs(3600)).await.unwrap().blobs, 0);
+    assert!(platform.agent.blob(&source).is_some());
+    // The source of the build, here and on the node, and what was put above.
+    assert_eq!(retention::collect(state, Duration::ZERO).await.unwrap().blobs, 3);
+    assert!(!state.images.has(&old) && state.images.has(&package));
+    assert!(platform.agent.blob(&source).is_none() && platform.agent.blob(&package).is_some());
     let mut keys = state.logs.keys().unwrap();
     keys.retain(|key| *key != platform.app.id.into() && *key != build.id.into());
     assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[tokio::test]
+async fn packages_beyond_the_last_ten_releases_are_dropped_on_the_node_too() {
+    let platform = Platform::start(Ending::Package(package("0"))).await;
+    platform.push_rack().await;
+    let mut packages = Vec::new();
+    for number in 0..12 {
+        platform.agent.end_with(Ending::Package(package(&number.to_string())));
+        let build = platform.request().await;
+        packages.push(platform.ended(build.id).await.1.package.unwrap());
+        until("the build has left the node", async || platform.agent.wanted().is_empty()).await;
+    }
+    // The second release is the one that runs.
+    let (state, app) = (&platform.state, platform.app.id);
+    let second = state.store.releases(app, 100).await.unwrap().pop().unwrap();
+    let node = state.observed.nodes()[0].info.id;
+    let process = "web.1".parse().unwrap();
+    let new = NewInstance { app, release: second.id, deploy: None, process, node };
+    state.store.create_instance(&new).await.unwrap();
+
+    retention::collect(state, Duration::ZERO).await.unwrap();
+    let kept: Vec<bool> = packages.iter().map(|package| state.images.has(package)).collect();
+    let on_node: Vec<bool> = packages.iter().map(|package| platform.agent.blob(package).is_some()).collect();
+    let mut expected = [true; 12];
+    expected[1] = false;
+    assert_eq!(kept, expected, "the oldest one runs, and ten can be gone back to");
+    assert_eq!(on_node, expected);
+}
+
+#[tokio::test]
+async fn a_destroyed_app_leaves_no_blob_but_what_another_one_has() {
+    let platform = Platform::start(Ending::Package(package("shared"))).await;
+    platform.push_rack().await;
+    let build = platform.request().await;
+    let shared = platform.ended(build.id).await.1.package.unwrap();
+    platform.agent.end_with(Ending::Package(package("own")));
+    let build = platform.request().await;
+    let own = platform.ended(build.id).await.1.package.unwrap();
+    until("the build has left the node", async || platform.agent.wanted().is_empty()).await;
+
+    let (state, app) = (&platform.state, platform.app.id);
+    let user = state.store.create_user("b@example.com", "hash").await.unwrap();
+    let other = state.store.create_app(user.id, &"other".parse().unwrap(), "secret").await.unwrap();
+    let release = state.store.releases(app, 1).await.unwrap().remove(0);
+    let same = NewRelease { package: shared.clone(), ..NewRelease::like(&release) };
+    state.store.create_release(other.id, &same).await.unwrap();
+
+    crate::apps::destroy(state, app).await.unwrap();
+    until("only what the other app has is left", async || {
+        let left = state.images.blobs().unwrap();
+        left.len() == 1 && left[0].0 == shared && platform.agent.blobs() == [shared.clone()]
+    })
+    .await;
+    assert!(platform.agent.blob(&own).is_none());
 }

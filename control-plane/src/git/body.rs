@@ -19,7 +19,7 @@ const PIECE: usize = 4096;
 /// Why a body was not taken to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// More than the cap.
+    /// Git took more than the cap.
     TooLarge,
     /// Not the gzip it is said to be.
     BadGzip,
@@ -27,7 +27,8 @@ pub(super) enum Refused {
     Broken,
 }
 
-/// Copies the body into git's standard input and closes it.
+/// Copies the body into git's standard input and closes it. What comes after git has closed it is discarded,
+/// however much that is: the caller bounds the time.
 pub(super) async fn pump(body: Body, gzip: bool, stdin: ChildStdin, cap: u64) -> Result<(), Refused> {
     let mut chunks = body.into_data_stream();
     let mut sink = Sink { stdin: Some(stdin), taken: 0, cap };
@@ -36,6 +37,9 @@ pub(super) async fn pump(body: Body, gzip: bool, stdin: ChildStdin, cap: u64) ->
         let next = tokio::time::timeout(SILENCE, chunks.next()).await.map_err(|_| Refused::Broken)?;
         let Some(chunk) = next else { break };
         let chunk: Bytes = chunk.map_err(|_| Refused::Broken)?;
+        if sink.stdin.is_none() {
+            continue;
+        }
         let Some(decoder) = &mut decoder else {
             sink.take(&chunk).await?;
             continue;
@@ -62,13 +66,12 @@ struct Sink {
 
 impl Sink {
     async fn take(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let Some(stdin) = &mut self.stdin else { return Ok(()) };
         self.taken += bytes.len() as u64;
         if self.taken > self.cap {
             return Err(Refused::TooLarge);
         }
-        if let Some(stdin) = &mut self.stdin
-            && stdin.write_all(bytes).await.is_err()
-        {
+        if stdin.write_all(bytes).await.is_err() {
             self.stdin = None;
         }
         Ok(())

@@ -75,7 +75,8 @@ pub(super) async fn transfer(
         drop(hold);
     });
     if let (Some(Input { body, gzip, cap }), Some(stdin)) = (input, stdin) {
-        pump(body, gzip, stdin, cap).await.map_err(TransferError::Refused)?;
+        let pumped = tokio::time::timeout(TRANSFER_TIME, pump(body, gzip, stdin, cap)).await;
+        pumped.unwrap_or(Err(Refused::Broken)).map_err(TransferError::Refused)?;
     }
     let Some(stdout) = stdout else { return Ok(Body::empty()) };
     let output = stream::unfold((ReaderStream::new(stdout), guard), |(mut output, guard)| async move {

@@ -3,17 +3,18 @@
 
 use chrono::{TimeDelta, Utc};
 use mogok_api::app::Limits;
-use mogok_api::control::{DeployState, LogSource};
-use mogok_api::id::{AppId, DeployId};
+use mogok_api::control::DeployState;
+use mogok_api::id::DeployId;
 use mogok_api::name::ProcessName;
 
 use super::plan::Action;
+use super::verdict;
 use crate::apps::{self, DestroyError};
-use crate::deploy::AppView;
+use crate::deploy::{AppView, failure};
 use crate::scheduler::{Ask, Cluster, ClusterError, Resources, Unfit};
 use crate::state::AppState;
 use crate::store::StoreError;
-use crate::store::instances::{NewInstance, Wanted};
+use crate::store::instances::{InstanceRow, NewInstance, Wanted};
 
 /// A deploy that found no room for so long has failed; what it wanted is still tried.
 const ROOM_PATIENCE: TimeDelta = TimeDelta::minutes(5);
@@ -147,14 +148,11 @@ impl<'a> Steps<'a> {
             (DeployState::Failed, Some(message)) => format!("{action} failed: {message}"),
             _ => format!("{action} done"),
         };
-        self.tell(view.app.id, &line);
+        let failed =
+            |row: &InstanceRow| self.state.observed.status(row.id).filter(|status| failure(status).is_some());
+        let cause = view.instances.iter().filter(|_| ended == DeployState::Failed).find_map(failed);
+        let begun = view.latest.map_or_else(Utc::now, |latest| latest.deploy.created_at);
+        verdict::tell(&self.state.logs, view.app.id, line, cause, begun);
         Ok(())
-    }
-
-    /// A line of the platform's own into the app's log.
-    fn tell(&self, app: AppId, line: &str) {
-        if let Err(error) = self.state.logs.append(app, Utc::now(), LogSource::Mogok, "deploy", line) {
-            tracing::warn!(%app, %error, "cannot write to the log of an app");
-        }
     }
 }

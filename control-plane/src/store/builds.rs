@@ -97,6 +97,14 @@ fn number_opt(row: &AnyRow, column: &'static str) -> Result<Option<u64>, StoreEr
 }
 
 impl BuildRow {
+    /// The blobs that it was made of and what it made: source, previous package, package.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> {
+        let spec = self.handed.as_ref().map(|handed| &handed.spec);
+        let sources = spec.into_iter().flat_map(|spec| &spec.blobs).map(|blob| &blob.digest);
+        let mounts = spec.into_iter().flat_map(|spec| &spec.package_mounts).map(|mount| &mount.digest);
+        sources.chain(mounts).chain(&self.package).cloned()
+    }
+
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
         let release = number_opt(row, "release_number")?
             .map(|value| {
@@ -310,11 +318,13 @@ impl Store {
     /// When the store fails.
     pub async fn packages_in_use(&self, releases: u32) -> Result<Vec<Digest>, StoreError> {
         let rows = sqlx::query(
-            "SELECT r.package AS package FROM releases r WHERE \
-             (SELECT COUNT(*) FROM releases n WHERE n.app_id = r.app_id AND n.number > r.number) < $1 \
-             OR EXISTS (SELECT 1 FROM apps a WHERE a.current_release = r.id) \
+            "SELECT r.package AS package FROM releases r JOIN apps a ON a.id = r.app_id WHERE \
+             (a.destroying = 0 AND \
+             (SELECT COUNT(*) FROM releases n WHERE n.app_id = r.app_id AND n.number > r.number) < $1) \
+             OR (a.destroying = 0 AND a.current_release = r.id) \
              OR EXISTS (SELECT 1 FROM instances i WHERE i.release_id = r.id) \
-             UNION SELECT b.package AS package FROM builds b WHERE b.state = 'succeeded' AND NOT EXISTS \
+             UNION SELECT b.package AS package FROM builds b JOIN apps a ON a.id = b.app_id \
+             WHERE a.destroying = 0 AND b.state = 'succeeded' AND NOT EXISTS \
              (SELECT 1 FROM builds n WHERE n.app_id = b.app_id AND n.state = 'succeeded' \
              AND n.created_at > b.created_at)",
         )
@@ -322,6 +332,19 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(failed("list the packages in use"))?;
+        rows.iter().map(|row| parsed(row, "package")).collect()
+    }
+
+    /// Every package that a release of the app has.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn packages_of(&self, app: AppId) -> Result<Vec<Digest>, StoreError> {
+        let rows = sqlx::query("SELECT DISTINCT package FROM releases WHERE app_id = $1")
+            .bind(app.to_string())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("list the packages of an app"))?;
         rows.iter().map(|row| parsed(row, "package")).collect()
     }
 }

@@ -58,7 +58,7 @@ pub struct NewRelease {
 
 impl NewRelease {
     /// The same package, image and processes as an earlier release.
-    pub(super) fn like(release: &ReleaseRow) -> Self {
+    pub(crate) fn like(release: &ReleaseRow) -> Self {
         Self {
             description: release.description.clone(),
             commit: release.commit.clone(),

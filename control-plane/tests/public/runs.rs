@@ -123,7 +123,7 @@ async fn releases_are_listed_and_rolled_back_to() {
             .current_release
             .unwrap(),
     );
-    p.state.images.remove(&package.await.unwrap().unwrap().package).unwrap();
+    p.state.images.remove(&package.await.unwrap().unwrap().package, || Some(())).unwrap();
     let (status, body) = p.post("/v1/apps/fugafuga/rollback", &token, json!({"to": "v1"})).await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(body["message"].as_str().unwrap().contains("no longer kept"), "{body}");

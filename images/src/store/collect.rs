@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mogok_api::name::Digest;
+use tempfile::TempDir;
 
 use super::blob::digest_from_file_name;
 use super::{Store, StoreError};
@@ -25,12 +26,55 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+/// A blob as a collector looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idle {
+    pub digest: Digest,
+    pub bytes: u64,
+    /// Since it was put here last.
+    pub since: Duration,
+}
+
+/// What became of a blob that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    Removed,
+    /// There was none.
+    Absent,
+    /// Somebody uses it.
+    Refused,
+}
+
 impl Store {
-    /// Removes a blob and its trees. False when there was none of them. The caller knows that
-    /// nothing runs on them.
-    pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+    /// Removes a blob and its trees, if `permit` allows it. The permit is asked for when nobody makes anything
+    /// in the store any more, and held until the blob is out of sight: nothing begins to use it in between.
+    pub fn remove<P>(
+        &self,
+        digest: &Digest,
+        permit: impl FnOnce() -> Option<P>,
+    ) -> Result<Removal, StoreError> {
         let _alone = self.lock_exclusive()?;
-        self.remove_locked(digest).map(|removed| removed != Collected::default())
+        let Some(permit) = permit() else { return Ok(Removal::Refused) };
+        let (removed, graves) = self.hide(digest)?;
+        drop(permit);
+        bury(graves)?;
+        Ok(if removed == Collected::default() { Removal::Absent } else { Removal::Removed })
+    }
+
+    /// Every blob but those that an image name points to, and how long ago it was put.
+    pub fn idle(&self) -> Result<Vec<Idle>, StoreError> {
+        let named: BTreeSet<Digest> = self.images()?.into_iter().map(|(_, digest)| digest).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut idle = Vec::new();
+        for (digest, bytes) in self.blobs()? {
+            // The change time: that of the rename or the last put.
+            let Ok(meta) = fs::metadata(self.blob_path(&digest)) else { continue };
+            if !named.contains(&digest) {
+                let changed = Duration::from_secs(u64::try_from(meta.ctime()).unwrap_or(0));
+                idle.push(Idle { digest, bytes, since: now.saturating_sub(changed) });
+            }
+        }
+        Ok(idle)
     }
 
     /// Removes every blob and tree that is not in `keep`, not an image by name, and older than
@@ -61,7 +105,8 @@ impl Store {
         }
         let mut total = Collected::default();
         for digest in candidates {
-            let one = self.remove_locked(&digest)?;
+            let (one, graves) = self.hide(&digest)?;
+            bury(graves)?;
             total.blobs += one.blobs;
             total.trees += one.trees;
             total.bytes += one.bytes;
@@ -69,11 +114,14 @@ impl Store {
         Ok(total)
     }
 
-    fn remove_locked(&self, digest: &Digest) -> Result<Collected, StoreError> {
+    /// Takes a blob and its trees out of sight; the trees are still to be buried.
+    fn hide(&self, digest: &Digest) -> Result<(Collected, Vec<TempDir>), StoreError> {
         let mut removed = Collected::default();
+        let mut graves = Vec::new();
         for dir in [Profile::Image, Profile::Package].map(Profile::directory) {
-            removed.trees += u64::from(self.discard_tree(&self.root.join(dir).join(digest.hex()))?);
+            graves.extend(self.hide_tree(&self.root.join(dir).join(digest.hex()))?);
         }
+        removed.trees = graves.len() as u64;
         let path = self.blob_path(digest);
         let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
         match fs::remove_file(&path) {
@@ -84,7 +132,7 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io("remove", &path, e)),
         }
-        Ok(removed)
+        Ok((removed, graves))
     }
 
     /// Cleans up after the dead. Skipped while somebody makes something: the next opening does it.
@@ -99,6 +147,15 @@ impl Store {
         empty_directory(&self.root.join(Profile::Package.directory()))?;
         self.replace_file(&marker, &boot)
     }
+}
+
+/// Removes what was taken out of sight, however many files that is.
+fn bury(graves: Vec<TempDir>) -> Result<(), StoreError> {
+    for grave in graves {
+        let path = grave.path().to_owned();
+        grave.close().map_err(|e| StoreError::io("remove", &path, e))?;
+    }
+    Ok(())
 }
 
 fn empty_directory(dir: &Path) -> Result<(), StoreError> {

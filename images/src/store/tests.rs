@@ -134,8 +134,26 @@ fn collection_keeps_what_is_named_kept_or_young() {
     assert_eq!(store.image_record(&name).unwrap(), Some(record(&named)));
     assert!(store.remove_image(&name).unwrap());
     assert!(!store.remove_image(&name).unwrap());
-    assert!(store.remove(&named).unwrap());
-    assert!(!store.remove(&named).unwrap());
+    assert_tmp_empty(&store);
+}
+
+#[test]
+fn one_is_removed_only_when_it_is_permitted() {
+    let (_dir, store) = store();
+    let (named, loose) = (image(&store, "named"), image(&store, "loose"));
+    let name: ImageName = "ruby".parse().unwrap();
+    store.set_image(&name, &named, &record(&named)).unwrap();
+    let tree = store.tree(&loose, &UnpackLimits::image()).unwrap();
+
+    let idle = store.idle().unwrap();
+    assert_eq!(idle.iter().map(|blob| &blob.digest).collect::<Vec<_>>(), [&loose]);
+    assert!(idle[0].bytes > 0 && idle[0].since < Duration::from_secs(3600));
+
+    assert_eq!(store.remove(&loose, || None::<()>).unwrap(), Removal::Refused);
+    assert!(tree.exists() && store.has(&loose));
+    assert_eq!(store.remove(&loose, || Some(())).unwrap(), Removal::Removed);
+    assert!(!tree.exists() && !store.has(&loose));
+    assert_eq!(store.remove(&loose, || Some(())).unwrap(), Removal::Absent);
     assert_tmp_empty(&store);
 }
 

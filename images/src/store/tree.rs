@@ -84,21 +84,21 @@ impl Store {
         Ok(path)
     }
 
-    /// Takes a tree out of sight in one step, then removes it.
-    pub(super) fn discard_tree(&self, path: &Path) -> Result<bool, StoreError> {
+    /// Takes a tree out of sight in one step, into a directory that is to be removed.
+    pub(super) fn hide_tree(&self, path: &Path) -> Result<Option<tempfile::TempDir>, StoreError> {
+        if !path.exists() {
+            return Ok(None);
+        }
         let tmp = self.tmp();
         let grave = tempfile::Builder::new()
             .prefix("gone-")
             .tempdir_in(&tmp)
             .map_err(|e| StoreError::io("make a directory in", &tmp, e))?;
         match fs::rename(path, grave.path().join("tree")) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(StoreError::io("rename", path, e)),
+            Ok(()) => Ok(Some(grave)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io("rename", path, e)),
         }
-        let grave_path = grave.path().to_owned();
-        grave.close().map_err(|e| StoreError::io("remove", &grave_path, e))?;
-        Ok(true)
     }
 }
 

@@ -9,7 +9,7 @@ use super::NginxConfig;
 /// The router keeps its side of an idle connection for 75 s, so that nginx closes first and no
 /// request meets a closing connection.
 const UPSTREAM_KEEPALIVE: &str = "30s";
-/// The largest body: a pushed repository, an upload to an app.
+/// The largest upload to an app.
 const MAX_BODY: &str = "1g";
 
 impl fmt::Display for NginxConfig {
@@ -111,6 +111,8 @@ http {{
         write!(
             f,
             r"        server_name api.{base_domain} git.{base_domain};
+        # The control plane counts by itself: its refusal is one that git shows.
+        client_max_body_size 0;
         location / {{
             proxy_pass http://mogok_control_plane;
             proxy_read_timeout 1h;

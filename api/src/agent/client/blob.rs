@@ -15,11 +15,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connection::RequestBody;
 use super::{AgentClient, ClientError, Exchange};
+use crate::agent::BlobInfo;
+use crate::error::ErrorCode;
 use crate::name::Digest;
 
 const CHUNK: usize = 64 * 1024;
 /// How long a transfer may stand still.
 const STALL: Duration = Duration::from_secs(30);
+/// The agent waits up to 30 s for those who make something in its store, then removes many files.
+const REMOVAL: Duration = Duration::from_secs(60);
 
 /// A minute, and a second for every MiB: slower than that is a broken link.
 fn time_for(bytes: u64) -> Duration {
@@ -39,6 +43,32 @@ impl AgentClient {
             Err(ClientError::Unexplained { status, .. }) if status == StatusCode::NOT_FOUND.as_u16() => {
                 Ok(false)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the node's blob store holds, but for base images.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached or refuses.
+    pub async fn blobs(&self) -> Result<Vec<BlobInfo>, ClientError> {
+        let exchange = Exchange::new("list the blobs", Method::GET, "/v1/blobs".into());
+        super::decode(exchange.operation, &self.unary(&exchange, super::LIST_LIMIT).await?)
+    }
+
+    /// Has the node drop a blob and what was unpacked from it. False when something on the node uses it.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, or cannot remove it now.
+    pub async fn drop_blob(&self, digest: &Digest) -> Result<bool, ClientError> {
+        let exchange = Exchange {
+            timeout: REMOVAL,
+            ..Exchange::new("drop a blob", Method::DELETE, format!("/v1/blobs/{digest}"))
+        };
+        match self.unary(&exchange, super::REPLY_LIMIT).await {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { source, .. }) if source.code == ErrorCode::NotFound => Ok(true),
+            Err(ClientError::Refused { source, .. }) if source.code == ErrorCode::Conflict => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -182,15 +182,15 @@ impl Layout {
         })
     }
 
-    /// Every address that something of the platform listens on, with the name of the part; the gem
-    /// index's is on an address that exists only when the agent runs.
-    pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+    /// Every address that something of the platform listens on, with the name of the part and the option that
+    /// moves it; the gem index's is on an address that exists only when the agent runs.
+    pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr, &'static str)> {
         let mut addresses = vec![
-            (Part::ControlPlane.name(), self.control_plane_listen),
-            (Part::Router.name(), self.router_listen),
-            (Part::Nginx.name(), self.listen),
+            (Part::ControlPlane.name(), self.control_plane_listen, "--control-plane-listen"),
+            (Part::Router.name(), self.router_listen, "--router-listen"),
+            (Part::Nginx.name(), self.listen, "--listen"),
         ];
-        addresses.extend(self.tls_listen.map(|listen| (Part::Nginx.name(), listen)));
+        addresses.extend(self.tls_listen.map(|listen| (Part::Nginx.name(), listen, "--tls-listen")));
         addresses
     }
 

@@ -92,10 +92,11 @@ fn prepare(layout: &Layout) -> Result<std::path::PathBuf> {
 impl Platform<'_> {
     /// Starts each part when the one before it is ready; false when told to stop meanwhile.
     fn start_all(&mut self, signals: &mut Signals) -> Result<bool> {
-        for (name, address) in self.layout.addresses() {
+        for (name, address, option) in self.layout.addresses() {
             ensure!(
                 !ready::is_ready(&Ready::Address(address)),
-                "cannot start {name}: {address} is in use by another program; choose another address"
+                "cannot start {name}: {address} is in use by another program ('ss -ltnp' shows which): stop that, \
+                 or give another address with {option}"
             );
         }
         for part in self.layout.parts() {

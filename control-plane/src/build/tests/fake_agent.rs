@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use chrono::Utc;
 use mogok_api::agent::{
-    AgentEvent, CgroupMode, DesiredAck, DesiredMessage, ImageInfo, LogRecord, LogStream, NodeInfo,
+    AgentEvent, BlobInfo, CgroupMode, DesiredAck, DesiredMessage, ImageInfo, LogRecord, LogStream, NodeInfo,
 };
 use mogok_api::id::{Epoch, InstanceId, NodeId};
 use mogok_api::instance::{ExitStatus, InstanceSpec, InstanceStatus, Phase};
@@ -99,7 +99,8 @@ impl FakeAgent {
             .route("/v1/desired", post(desired))
             .route("/v1/events", get(events))
             .route("/v1/logs", get(logs))
-            .route("/v1/blobs/{digest}", get(read_blob).put(write_blob))
+            .route("/v1/blobs", get(list_blobs))
+            .route("/v1/blobs/{digest}", get(read_blob).put(write_blob).delete(drop_blob))
             .layer(DefaultBodyLimit::disable())
             .with_state(shared.clone());
         let listener = UnixListener::bind(socket).unwrap();
@@ -123,6 +124,11 @@ impl FakeAgent {
 
     pub(super) fn blob(&self, digest: &Digest) -> Option<Bytes> {
         self.shared.inner.lock().unwrap().blobs.get(digest).cloned()
+    }
+
+    /// The blobs that are here.
+    pub(super) fn blobs(&self) -> Vec<Digest> {
+        self.shared.inner.lock().unwrap().blobs.keys().cloned().collect()
     }
 
     /// How many containers were started in all.
@@ -291,6 +297,21 @@ async fn read_blob(State(shared): State<Shared>, UrlPath(digest): UrlPath<Digest
         Some(bytes) => bytes.clone().into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+async fn list_blobs(State(shared): State<Shared>) -> Json<Vec<BlobInfo>> {
+    let inner = shared.inner.lock().unwrap();
+    let info = |(digest, bytes): (&Digest, &Bytes)| BlobInfo {
+        digest: digest.clone(),
+        bytes: bytes.len() as u64,
+        idle_s: 0,
+    };
+    Json(inner.blobs.iter().map(info).collect())
+}
+
+async fn drop_blob(State(shared): State<Shared>, UrlPath(digest): UrlPath<Digest>) -> StatusCode {
+    shared.inner.lock().unwrap().blobs.remove(&digest);
+    StatusCode::NO_CONTENT
 }
 
 /// Everything from `from` on and then what comes, as `read` gives it.
