@@ -25,6 +25,13 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+impl Cli {
+    /// Are results and errors to be JSON?
+    pub(crate) fn json(&self) -> bool {
+        self.global.json
+    }
+}
+
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
@@ -124,5 +131,37 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Rollback(args) => releases::rollback(&context, &args),
         Command::GitCredential(args) => credential::answer(&context, &args),
         Command::Completion(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/cli.md");
+
+    #[test]
+    fn every_command_is_documented() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            assert!(PAGE.contains(&format!("| `mogok {name}")), "docs/cli.md says nothing of mogok {name}");
+            for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+                let long = format!("[--{option}");
+                let row =
+                    PAGE.lines().find(|line| line.contains(&format!("| `mogok {name}"))).unwrap_or_default();
+                assert!(row.contains(&long), "docs/cli.md says nothing of mogok {name} {long}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_shell_gets_a_script_that_knows_the_commands() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mogok", &mut script);
+            let script = String::from_utf8_lossy(&script);
+            assert!(script.contains("rollback") && script.contains("destroy"), "{shell}");
+        }
     }
 }

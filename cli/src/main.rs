@@ -17,11 +17,13 @@ use clap::Parser;
 use crate::command::Cli;
 
 fn main() -> ExitCode {
-    match command::run(Cli::parse()) {
+    let cli = Cli::parse();
+    let json = cli.json();
+    match command::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::print_error(&error);
+            output::print_error(&error, json);
             ExitCode::FAILURE
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
+use mogok_api::control::client::ClientError;
 use serde::Serialize;
 
 /// Where and how results are written.
@@ -86,9 +87,33 @@ pub(crate) fn without_controls(text: &str) -> String {
     safe
 }
 
-/// The error and its causes on one line each.
-pub(crate) fn print_error(error: &anyhow::Error) {
+/// An error as `--json` shows it: the platform's own, or one of this command.
+#[derive(Debug, Serialize)]
+struct Told {
+    /// A code of the API, or `failed` for what this command itself found wrong.
+    code: serde_json::Value,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl Told {
+    fn of(error: &anyhow::Error) -> Self {
+        if let Some(ClientError::Refused(refusal)) = error.downcast_ref::<ClientError>() {
+            let code = serde_json::to_value(refusal.code).unwrap_or_default();
+            return Self { code, message: refusal.message.clone(), remedy: refusal.remedy.clone() };
+        }
+        Self { code: "failed".into(), message: format!("{error:#}"), remedy: None }
+    }
+}
+
+/// The error and its causes on one line each, or as one JSON document.
+pub(crate) fn print_error(error: &anyhow::Error, json: bool) {
     let mut stderr = io::stderr().lock();
+    if json && let Ok(text) = serde_json::to_string(&Told::of(error)) {
+        let _ = writeln!(stderr, "{text}");
+        return;
+    }
     let _ = writeln!(stderr, "mogok: {}", without_controls(&error.to_string()));
     for cause in error.chain().skip(1) {
         let _ = writeln!(stderr, "  caused by: {}", without_controls(&cause.to_string()));
@@ -111,6 +136,20 @@ mod tests {
     fn tables_align() {
         let text = table(&["NAME", "N"], &[vec!["a".into(), "1".into()], vec!["longer".into(), "22".into()]]);
         assert_eq!(text, "NAME    N\na       1\nlonger  22\n");
+    }
+
+    #[test]
+    fn an_error_is_a_document_with_code_message_and_remedy() {
+        use mogok_api::error::{ApiError, ErrorCode};
+        let refusal = ApiError::new(ErrorCode::NotFound, "no app x").remedy("list your apps: mogok apps");
+        let shown = serde_json::to_value(Told::of(&ClientError::Refused(refusal).into())).unwrap();
+        let expected = serde_json::json!(
+            { "code": "not_found", "message": "no app x", "remedy": "list your apps: mogok apps" }
+        );
+        assert_eq!(shown, expected);
+        let own = anyhow::anyhow!("no such file").context("cannot read x");
+        let shown = serde_json::to_value(Told::of(&own)).unwrap();
+        assert_eq!(shown, serde_json::json!({ "code": "failed", "message": "cannot read x: no such file" }));
     }
 
     #[test]

@@ -59,10 +59,12 @@ impl From<RequestError> for Failed {
                 return Self(error.remedy("wait for its end, or cancel it"));
             }
             RequestError::Create(CreateBuildError::Store(_)) | RequestError::Git(_) => return fault(&error),
-            RequestError::InvalidReference(_) => ErrorCode::Invalid,
-            RequestError::UnknownReference { .. } | RequestError::Create(CreateBuildError::NoApp) => {
-                ErrorCode::NotFound
+            RequestError::UnknownReference { .. } => {
+                let error = ApiError::new(ErrorCode::NotFound, error.to_string());
+                return Self(error.remedy("push it first: git push mogok BRANCH"));
             }
+            RequestError::InvalidReference(_) => ErrorCode::Invalid,
+            RequestError::Create(CreateBuildError::NoApp) => ErrorCode::NotFound,
         };
         Self(ApiError::new(code, error.to_string()))
     }
@@ -86,7 +88,7 @@ impl From<CancelError> for Failed {
             CancelError::Ended { .. } => ErrorCode::Conflict,
             CancelError::Store(_) => return fault(&error),
         };
-        Self(ApiError::new(code, error.to_string()))
+        Self(ApiError::new(code, error.to_string()).remedy("list them: mogok builds"))
     }
 }
 

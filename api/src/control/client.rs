@@ -24,13 +24,16 @@ const MAX_REPLY: u64 = 16 * 1024 * 1024;
 /// Why a call got no answer of use.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("cannot reach the platform at {url}")]
+    #[error("cannot reach the platform at {url}: check the address (--api, MOGOK_API) and that it runs")]
     Unreachable { url: String, source: ureq::Error },
     #[error(transparent)]
     Refused(#[from] ApiError),
     #[error("the platform at {url} is restarting or overloaded (HTTP {status}): try again in a moment")]
     Away { url: String, status: u16 },
-    #[error("the platform at {url} sent something that is not an answer of this API (HTTP {status})")]
+    #[error(
+        "{url} sent something that is not an answer of the platform's API (HTTP {status}): check the address \
+         (--api, MOGOK_API)"
+    )]
     NotAnAnswer { url: String, status: u16 },
     #[error("the log stream broke off")]
     Stream(#[from] std::io::Error),

@@ -1,6 +1,6 @@
 //! `config list|get|set|unset`. A change makes a new release; a running app moves to it.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use mogok_api::control::{Config as Vars, ConfigChange};
 use mogok_api::name::ConfigVar;
@@ -15,14 +15,20 @@ pub(crate) enum Config {
     Get { name: ConfigVar },
     /// Set config vars
     Set {
-        #[arg(required = true, value_name = "NAME=VALUE")]
-        pairs: Vec<String>,
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = pair)]
+        pairs: Vec<(ConfigVar, String)>,
     },
     /// Remove config vars
     Unset {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<ConfigVar>,
     },
+}
+
+fn pair(text: &str) -> Result<(ConfigVar, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, for example GREETING=hello")?;
+    let name = name.parse().map_err(|error: mogok_api::name::InvalidName| error.to_string())?;
+    Ok((name, value.to_owned()))
 }
 
 pub(crate) fn config(context: &Context, command: Config) -> Result<()> {
@@ -32,16 +38,13 @@ pub(crate) fn config(context: &Context, command: Config) -> Result<()> {
         Config::List => context.output.show(&client.get::<Vars>(&path)?, lines),
         Config::Get { name } => {
             let vars: Vars = client.get(&path)?;
-            let Some(value) = vars.get(&name) else { bail!("{name} is not set") };
+            let Some(value) = vars.get(&name) else {
+                bail!("{name} is not set: 'mogok config list' shows what is")
+            };
             context.output.show(value, Clone::clone)
         }
         Config::Set { pairs } => {
-            let mut change = ConfigChange::new();
-            for pair in &pairs {
-                let (name, value) =
-                    pair.split_once('=').with_context(|| format!("{pair:?} is not NAME=VALUE"))?;
-                change.insert(name.parse()?, Some(value.to_owned()));
-            }
+            let change: ConfigChange = pairs.into_iter().map(|(name, value)| (name, Some(value))).collect();
             context.output.show(&client.patch::<Vars>(&path, &change)?, lines)
         }
         Config::Unset { names } => {

@@ -1,8 +1,9 @@
 //! `start, stop, restart, ps, scale`: what of the app runs.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use mogok_api::control::{App, Deploy, Formation, Process};
+use mogok_api::name::ProcessType;
 
 use crate::context::Context;
 use crate::output::{ago, table};
@@ -11,8 +12,15 @@ use crate::progress;
 #[derive(Debug, Args)]
 pub(crate) struct Scale {
     /// TYPE=COUNT, for example web=3; shows the formation when absent
-    #[arg(value_name = "TYPE=COUNT")]
-    counts: Vec<String>,
+    #[arg(value_name = "TYPE=COUNT", value_parser = count)]
+    counts: Vec<(ProcessType, u32)>,
+}
+
+fn count(text: &str) -> Result<(ProcessType, u32), String> {
+    let (kind, count) = text.split_once('=').ok_or("expected TYPE=COUNT, for example web=2")?;
+    let kind = kind.parse().map_err(|error: mogok_api::name::InvalidName| error.to_string())?;
+    let count = count.parse().map_err(|_| format!("{count:?} is no number of instances, for example 2"))?;
+    Ok((kind, count))
 }
 
 fn act(context: &Context, action: &str) -> Result<Deploy> {
@@ -42,10 +50,19 @@ pub(crate) fn restart(context: &Context) -> Result<()> {
 
 pub(crate) fn ps(context: &Context) -> Result<()> {
     let app = context.app()?;
-    let processes: Vec<Process> = context.client()?.get(&format!("/v1/apps/{app}/ps"))?;
+    let client = context.client()?;
+    let processes: Vec<Process> = client.get(&format!("/v1/apps/{app}/ps"))?;
+    let built = !processes.is_empty() || client.get::<App>(&format!("/v1/apps/{app}"))?.release.is_some();
     context.output.show(&processes, |processes| {
         if processes.is_empty() {
-            return format!("no processes: 'mogok start' starts {app}");
+            return if built {
+                format!("no processes: 'mogok start' starts {app}")
+            } else {
+                format!(
+                    "no processes, nothing of {app} was built yet: 'git push mogok master', then 'mogok build' \
+                     and 'mogok start'"
+                )
+            };
         }
         let rows: Vec<_> = processes
             .iter()
@@ -83,12 +100,7 @@ pub(crate) fn scale(context: &Context, args: &Scale) -> Result<()> {
     let app = context.app()?;
     let path = format!("/v1/apps/{app}/formation");
     if !args.counts.is_empty() {
-        let mut change = Formation::new();
-        for count in &args.counts {
-            let invalid = || format!("{count:?} is not TYPE=COUNT, for example web=2");
-            let (kind, number) = count.split_once('=').with_context(invalid)?;
-            change.insert(kind.parse()?, number.parse().with_context(invalid)?);
-        }
+        let change: Formation = args.counts.iter().cloned().collect();
         let deploy: Deploy = client.patch(&path, &change)?;
         progress::wait(&client, &app, deploy)?;
     }

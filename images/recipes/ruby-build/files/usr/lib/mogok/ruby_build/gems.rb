@@ -76,10 +76,11 @@ module RubyBuild
       broken = result.find(/An error occurred while installing (\S+) \(([^)]+)\)/)
       broken &&= "#{broken[1]} #{broken[2]}"
       if broken && result.find(/Failed to build gem native extension/)
-        return disk_was_full? ? Failure::DISK_FULL : "native extension of #{broken} did not compile"
+        return disk_was_full? ? Failure::DISK_FULL : "native extension of #{broken} did not compile: the compiler's words are above"
       end
 
-      known_reason(result) || (broken && "gem #{broken} could not be installed") || "bundle install failed"
+      known_reason(result) || (broken && "gem #{broken} could not be installed") ||
+        "bundle install failed with status #{result.status.exitstatus}: Bundler's own words are above"
     end
 
     # A compiler that cannot write often says so only in the log of the extension.
@@ -88,13 +89,17 @@ module RubyBuild
       logs.any? { |log| File.binread(log).match?(Command::DISK_FULL) }
     end
 
+    def not_found(gem)
+      "gem #{gem} not found in any source: check its name and version in the Gemfile, then run `bundle lock`"
+    end
+
     def known_reason(result)
       case
-      when (match = result.find(/Could not find gem '([^']+)'/)) then "gem #{match[1]} not found in any source"
+      when (match = result.find(/Could not find gem '([^']+)'/)) then not_found(match[1])
       when (match = result.find(/Could not find (\S+?) in (?:any of the sources|rubygems|locally)/))
-        "gem #{match[1].delete_suffix(",")} not found in any source"
+        not_found(match[1].delete_suffix(","))
       when (match = result.find(/Your bundle is locked to (\S+) \(([^)]+)\) from/))
-        "gem #{match[1]} #{match[2]} not found in any source"
+        not_found("#{match[1]} #{match[2]}")
       when (match = result.find(/Your Ruby version is ([\d.]+), but your Gemfile specified (.+)/))
         "the Gemfile asks for Ruby #{match[2]}, the platform has #{match[1]}"
       when result.find(/Your bundle only supports platforms|add the current platform to the lockfile/)
