@@ -9,4 +9,5 @@ mod stack {
     mod operator;
     mod resilience;
     mod scale;
+    mod usage;
 }

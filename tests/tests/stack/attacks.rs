@@ -27,6 +27,20 @@ fn a_hostile_build_fails_with_its_reason() -> Result<()> {
     let Some(platform) = Platform::start()? else { return Ok(()) };
     let dev = platform.developer("ann@example.com")?;
     let app = dev.create("rack", "hostile")?;
+    // Another tenant's app, which keeps answering through all of it.
+    let neighbour = platform.developer("bob@example.com")?;
+    let other = neighbour.create("rack", "neighbour")?;
+    neighbour.write(&other, "secret.txt", "neighbour-word")?;
+    neighbour.mogok(&other, &["config", "set", "SECRET_WORD=neighbour-word"])?;
+    neighbour.push(&other)?;
+    neighbour.mogok(&other, &["build"])?;
+    neighbour.mogok(&other, &["start"])?;
+    let responsive = |dev: &Developer, app: &App| -> Result<()> {
+        responsive(dev, app)?;
+        let answer = platform.visit(&other, "/")?;
+        ensure!(answer.status == 200, "the neighbour answers {}: {}", answer.status, answer.body);
+        Ok(())
+    };
 
     // Ruby's own fork waits for room; a shell's says that there is none.
     let output = attack(&dev, &app, "system('while sleep 600 & do :; done'); abort 'no more forks'")?;
@@ -50,6 +64,10 @@ fn a_hostile_build_fails_with_its_reason() -> Result<()> {
 found = ENV.to_h.select { |k, _| k =~ /secret|token|password|key/i }.keys
 found += Dir.glob("/proc/[0-9]*/environ").flat_map { |f| (File.read(f).scan(/[A-Z_]*(?:SECRET|TOKEN|PASSWORD)[A-Z_]*/) rescue []) }
 readable = %w[/etc/shadow /root /proc/1/mem /proc/kcore].select { |f| (File.directory?(f) ? Dir.children(f) : File.open(f) { |io| io.read(1) }) rescue nil }
+# Nothing of another app: its package holds this word, and so does its environment.
+mine = %w[/app /cache /output /source.tar /proc /sys /dev]
+others = (Dir.children("/") - mine.map { |f| f[1..] }).select { |d| system("grep", "--recursive", "--quiet", "--no-messages", "--max-count=1", "--devices=skip", "neighbour-%s" % "word", "/#{d}") }
+readable.concat(others)
 abort "secrets: #{found.uniq.inspect} readable: #{readable.inspect}"
 "#;
     let output = attack(&dev, &app, look)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mogok_tests::program::{both, wait_until};
 use mogok_tests::{Developer, Platform};
 
@@ -37,6 +37,7 @@ fn names_accounts_and_ownership() -> Result<()> {
         ],
     )?;
     assert!(!pushed.status.success());
+    contains_all(&both(&pushed), &["no app hello belongs to bob@example.com", "mogok create hello"]);
 
     // Before anything was pushed, built or started.
     contains_all(&ann.mogok_fails(&app, &["start"])?, &["mogok build"]);
@@ -97,7 +98,23 @@ fn sources_that_cannot_be_built() -> Result<()> {
             .replace("\n  rack\n", "\n  no-such-gem\n  rack\n"),
     )?;
     dev.push(&app)?;
-    contains_all(&dev.mogok_fails(&app, &["build"])?, &["build failed", "no-such-gem"]);
+    contains_all(
+        &dev.mogok_fails(&app, &["build"])?,
+        &["build failed", "no-such-gem", "not found in any source", "bundle lock"],
+    );
+
+    // A native extension that no compiler takes.
+    dev.write(&app, "Gemfile", &format!("ENV['MAKEFLAGS'] = 'CFLAGS=--no-such-option'\n{gemfile}"))?;
+    dev.write(&app, "Gemfile.lock", &lock)?;
+    dev.push(&app)?;
+    contains_all(
+        &dev.mogok_fails(&app, &["build"])?,
+        &[
+            "build failed",
+            "native extension of puma 6.6.0 did not compile",
+            "unrecognized command-line option",
+        ],
+    );
     platform.finish()
 }
 
@@ -119,11 +136,16 @@ fn apps_that_crash_or_never_listen() -> Result<()> {
         dev.mogok(&app, &["ps"])
             .is_ok_and(|text| ["crashed", "status 7", "about to fail"].iter().all(|part| text.contains(part)))
     })?;
-    wait_until("the app's last words are in the log", Duration::from_secs(10), || {
-        dev.mogok(&app, &["logs"]).is_ok_and(|log| {
-            log.contains("app[web.1]: about to fail") && log.contains("mogok[web.1]: exited")
-        })
+    let mut log = String::new();
+    wait_until("the verdict is in the log", Duration::from_secs(10), || {
+        log = dev.mogok(&app, &["logs"]).unwrap_or_default();
+        log.contains("mogok[deploy]: start failed")
     })?;
+    // The cause stands before it.
+    let at = |what: &str| log.find(what).with_context(|| format!("{what:?} is not in: {log}"));
+    let verdict = at("mogok[deploy]: start failed: web.1 did not come up: exited with status 7")?;
+    assert!(at("app[web.1]: about to fail")? < verdict, "{log}");
+    assert!(at("mogok[web.1]: exited with status 7")? < verdict, "{log}");
 
     dev.write(&app, "Procfile", "web: sleep 1000\n")?;
     dev.push(&app)?;
