@@ -20,7 +20,11 @@ SECONDS ?= 60
 
 export MOGOK_ASSETS := $(ASSETS)
 
-.PHONY: setup build release images lint test test-vm security-report demo down bench bench-container bench-logs bench-deploy fuzz
+# Lives of `make soak`.
+CYCLES ?= 5000
+
+.PHONY: setup build release images lint test test-vm faults soak security-report demo down bench bench-container bench-logs \
+  bench-deploy fuzz
 
 setup:
 	@tests/setup.sh $(PACKAGES)
@@ -52,6 +56,14 @@ test-vm: setup build
 security-report: setup build
 	@tests/setup.sh $(PEERS)
 	MOGOK_BIN_DIR=$(CURDIR)/$(DEBUG) $(DEBUG)/security-report
+
+# The tests that make steps fail, with an agent and a shim built for that.
+faults:
+	tests/static-shim.sh dev $(DEBUG)/failpoints --features failpoints
+	cargo test -p mogok-agent --features failpoints --test node faults -- --nocapture
+
+soak: build
+	CYCLES=$(CYCLES) cargo test -p mogok-agent --test node soak -- --nocapture
 
 demo: setup release
 	@tests/images.sh $(RELEASE) $(ASSETS)

@@ -13,6 +13,9 @@ run() {
   [ "$status" = 0 ] || { tail -n 200 "$log"; echo "FAILED: $*"; exit 1; }
 }
 export RUST_BACKTRACE=0
+# First, because it leaves an agent with fail points where the next build puts the one without.
+tests/static-shim.sh dev target/debug/failpoints --features failpoints
+run cargo test -p mogok-agent --features failpoints --test node faults
 run cargo test --workspace --exclude mogok-tests
 run cargo test -p mogok-tests
 if grep -q '^SKIP' "$log"; then

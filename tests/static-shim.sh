@@ -1,16 +1,18 @@
 #!/bin/bash
-# static-shim.sh dev|release DIR : links the shim statically and puts it into DIR, where the other programs are.
+# static-shim.sh dev|release DIR [OPTION...] : links the shim statically and puts it into DIR, where the other programs are.
 # A static shim loads nothing from the host and keeps its memory small. Its own target directory keeps
 # cargo from building it twice, once each way, at every call.
 set -euo pipefail
 
-dir=$2
-case $1 in
+profile=$1 dir=$2
+shift 2
+case $profile in
   dev) profile=dev built=debug ;;
   release) profile=shim built=shim ;;
-  *) echo "static-shim.sh: $1 is neither dev nor release" >&2; exit 2 ;;
+  *) echo "static-shim.sh: $profile is neither dev nor release" >&2; exit 2 ;;
 esac
-cargo rustc --quiet -p mogok-shim --bin mogok-shim --profile "$profile" --target-dir target/static -- \
+cargo rustc --quiet -p mogok-shim --bin mogok-shim --profile "$profile" --target-dir target/static "$@" -- \
   -C target-feature=+crt-static
+mkdir -p "$dir"
 install -m 755 "target/static/$built/mogok-shim" "$dir/mogok-shim.new"
 mv -f "$dir/mogok-shim.new" "$dir/mogok-shim"

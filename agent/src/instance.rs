@@ -8,14 +8,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use mogok_api::id::InstanceId;
 use mogok_api::instance::{Failure, FailureCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clock::Moment;
 use crate::ledger::Record;
 use crate::node::Node;
+use crate::restart;
 use crate::shim::{self, Process};
 
 pub mod adopt;
@@ -59,11 +61,10 @@ impl Instance {
         Self { node, record, wish, process: None, netns: None }
     }
 
-    /// Goes on with a container of an earlier agent's.
-    #[must_use]
-    pub fn adopted(mut self, finding: adopt::Finding) -> Self {
+    /// Goes on with a container of an earlier agent's, to the end of its life.
+    pub async fn go_on(mut self, finding: adopt::Finding) {
+        self.publish();
         match finding {
-            adopt::Finding::Idle => {}
             adopt::Finding::Alive(process) => {
                 self.process = Some(process);
                 let started = shim::read_started(&self.node.ground.ledger.dir(self.id()));
@@ -71,12 +72,15 @@ impl Instance {
                     shim::network_namespace_of(started.init_pid, started.init_start_time)
                 });
             }
-            adopt::Finding::Lost => {
+            adopt::Finding::Ended => {}
+            adopt::Finding::Idle { shims } => adopt::end_all(&self.node.ground, self.id(), &shims).await,
+            adopt::Finding::Lost { shims } => {
+                adopt::end_all(&self.node.ground, self.id(), &shims).await;
                 self.record.run = None;
                 self.apply(Event::Lost);
             }
         }
-        self
+        self.run().await;
     }
 
     /// Lives the container's life; returns when it is gone.
@@ -90,9 +94,14 @@ impl Instance {
                 State::Crashed => self.crashed().await,
                 State::Finished => self.finished().await,
                 State::Removing => self.removing().await,
-                State::Gone => return,
+                State::Gone => return self.retire().await,
             }
         }
+    }
+
+    /// The present, as waits are measured.
+    fn now(&self) -> Moment {
+        Moment::now(&self.node.ground.boot_id)
     }
 
     fn id(&self) -> InstanceId {
@@ -118,6 +127,7 @@ impl Instance {
                 tracing::info!(instance = %self.id(), app = %self.record.spec.app, from = ?self.record.state, to = ?next, "instance moves on");
                 self.record.state = next;
                 self.record.since = Utc::now();
+                self.record.entered = Some(self.now());
                 self.store();
                 self.publish();
             }
@@ -175,15 +185,24 @@ impl Instance {
     }
 
     async fn crashed(&mut self) {
-        let wait = self.record.restart_at.map_or(Duration::ZERO, until);
+        let wait = self.until_restart();
         tokio::select! {
             () = tokio::time::sleep(wait) => {
                 self.record.restarts = self.record.restarts.saturating_add(1);
                 self.record.restart_at = None;
+                self.record.restart_due = None;
                 self.apply(Event::RestartDue);
             }
             () = self.until_unwanted() => self.apply(Event::Unwanted),
         }
+    }
+
+    /// What is left of the wait before a restart. In a boot that does not know when it began, the wall
+    /// clock says so; should it be wrong, no wait is longer than the longest.
+    fn until_restart(&self) -> Duration {
+        let by_uptime = self.record.restart_due.as_ref().and_then(|due| due.left(&self.now()));
+        let by_clock = || (self.record.restart_at? - Utc::now()).to_std().ok();
+        by_uptime.or_else(by_clock).unwrap_or_default().min(restart::LONGEST)
     }
 
     async fn finished(&mut self) {
@@ -208,15 +227,9 @@ impl Instance {
     }
 }
 
-/// How long until a time of the wall clock; a clock that jumps can make it short, never longer than a day.
-fn until(at: DateTime<Utc>) -> Duration {
-    (at - Utc::now()).to_std().unwrap_or_default().min(Duration::from_secs(24 * 3600))
-}
-
-/// The instant that lies `whole` behind `since`, at least now and at most `whole` from now: what is left of
-/// a wait that began before this agent did, whatever the clock did in between.
-fn rest_of(since: DateTime<Utc>, whole: Duration) -> Instant {
-    let passed = (Utc::now() - since).to_std().unwrap_or_default();
+/// The instant at which a wait of `whole` is over of which `passed` is behind us: what is left of a wait that
+/// may have begun before this agent did.
+fn rest_of(passed: Duration, whole: Duration) -> Instant {
     Instant::now() + whole.saturating_sub(passed)
 }
 

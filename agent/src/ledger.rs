@@ -14,6 +14,7 @@ use mogok_api::instance::{ExitStatus, Failure, InstanceSpec, InstanceStatus};
 use mogok_api::name::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Moment;
 use crate::instance::state::State;
 use crate::network::Allocation;
 use crate::restart::Backoff;
@@ -51,6 +52,18 @@ pub struct Run {
     pub started_at: DateTime<Utc>,
 }
 
+impl Run {
+    /// How long the run took that has ended now, or at `ended_us` (microseconds since the epoch) when an end
+    /// was recorded that nobody watched: then as far as the wall clock went on as it should, and never longer
+    /// than until now.
+    #[must_use]
+    pub fn length(&self, ended_us: Option<u64>) -> Duration {
+        let age = crate::clock::age(self.shim_start_time);
+        let started_us = u64::try_from(self.started_at.timestamp_micros()).unwrap_or(0);
+        ended_us.map_or(age, |ended| Duration::from_micros(ended.saturating_sub(started_us)).min(age))
+    }
+}
+
 /// All that is kept of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -59,12 +72,18 @@ pub struct Record {
     pub state: State,
     /// When it entered the state.
     pub since: DateTime<Utc>,
+    /// The same, whatever happened to the wall clock since.
+    #[serde(default)]
+    pub entered: Option<Moment>,
     pub uid_base: u32,
     pub allocation: Option<Allocation>,
     pub run: Option<Run>,
     pub restarts: u32,
     pub backoff: Backoff,
     pub restart_at: Option<DateTime<Utc>>,
+    /// The same, whatever happens to the wall clock until then.
+    #[serde(default)]
+    pub restart_due: Option<Moment>,
     pub exit: Option<ExitStatus>,
     pub failure: Option<Failure>,
     pub last_lines: Vec<String>,
@@ -79,12 +98,14 @@ impl Record {
             spec,
             state: State::Pending,
             since: Utc::now(),
+            entered: None,
             uid_base,
             allocation: None,
             run: None,
             restarts: 0,
             backoff: Backoff::default(),
             restart_at: None,
+            restart_due: None,
             exit: None,
             failure: None,
             last_lines: Vec::new(),
@@ -307,6 +328,23 @@ mod tests {
         let record = Record { format: VERSION + 1, ..Record::new(sample_spec(), 0) };
         ledger.store(&record).unwrap();
         assert!(matches!(ledger.load(record.id()), Err(LedgerError::Format { .. })));
+    }
+
+    /// An agent that replaces another with containers running reads what that one wrote.
+    #[test]
+    fn a_record_of_an_earlier_agent_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let mut record = Record::new(sample_spec(), 1 << 20);
+        record.entered = None;
+        let mut earlier = serde_json::to_value(&record).unwrap();
+        // Fields that came later than the first records.
+        for field in ["entered", "restart_due"] {
+            assert!(earlier.as_object_mut().unwrap().remove(field).is_some());
+        }
+        ledger.store(&record).unwrap();
+        std::fs::write(ledger.dir(record.id()).join(RECORD), earlier.to_string()).unwrap();
+        assert_eq!(ledger.load(record.id()).unwrap(), record);
     }
 
     #[test]

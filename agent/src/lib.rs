@@ -6,10 +6,12 @@
 
 pub mod blobs;
 pub mod cgroup;
+pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod events;
 pub mod exec;
+pub mod failpoint;
 pub mod health;
 pub mod host;
 pub mod inspect;

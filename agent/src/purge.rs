@@ -48,7 +48,7 @@ async fn purge_host(state_dir: &Path, host: &HostSettings) -> Result<()> {
     for (pid, name) in shim::shims_below(ledger.instances())? {
         let Ok(Some(process)) = Process::open(pid, None) else { continue };
         // Asked again, now that the pidfd holds whatever it is.
-        if shim::shims_below(ledger.instances())?.contains(&(pid, name)) {
+        if shim::name_of(pid, ledger.instances()) == Some(name) {
             process.kill().with_context(|| format!("cannot kill shim {pid}"))?;
             tokio::time::timeout(std::time::Duration::from_secs(10), process.ended())
                 .await

@@ -4,7 +4,7 @@
 //! Invariant: it takes a wake-up and no data; each turn reads wanted and actual afresh, so the turn
 //! after a crash is the turn of every day.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use mogok_api::id::InstanceId;
 use mogok_api::instance::{Failure, FailureCode, InstanceSpec};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use crate::instance::{Instance, Wish};
+use crate::fail_point;
+use crate::instance::{Instance, Wish, adopt};
 use crate::ledger::{LedgerError, Record};
 use crate::node::Node;
 
@@ -24,6 +26,9 @@ use desired::{Applied, Desired, DesiredFile};
 
 /// A turn without a wake-up: for what nobody tells of, like a disk that has room again.
 const TURN: Duration = Duration::from_secs(10);
+
+/// What no record tells of is given this long to go before anything is started.
+const DEBRIS: Duration = Duration::from_secs(2);
 
 /// The wanted set and the wake-up of whoever acts on it.
 #[derive(Debug)]
@@ -102,21 +107,55 @@ pub struct Reconciler {
     node: Arc<Node>,
     wanted: Arc<Wanted>,
     tasks: BTreeMap<InstanceId, Task>,
+    /// Wanted ones that have no task because not even a record could be made; others are told of them.
+    refused: BTreeSet<InstanceId>,
+}
+
+/// No record could be made.
+#[derive(Debug, thiserror::Error)]
+enum AcceptError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[cfg(feature = "failpoints")]
+    #[error(transparent)]
+    Injected(#[from] crate::failpoint::Injected),
 }
 
 impl Reconciler {
     #[must_use]
     pub fn new(node: Arc<Node>, wanted: Arc<Wanted>) -> Self {
-        Self { node, wanted, tasks: BTreeMap::new() }
+        Self { node, wanted, tasks: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
     /// Takes an instance of an earlier agent's in.
-    pub fn adopt(&mut self, record: Record, finding: crate::instance::adopt::Finding) {
+    pub fn adopt(&mut self, record: Record, finding: adopt::Finding) {
         let wish = watch::Sender::new(Wish::default());
         self.node.logs.watch(record.id());
         let id = record.id();
-        let instance = Instance::new(self.node.clone(), record, wish.subscribe()).adopted(finding);
-        self.spawn(id, wish, instance);
+        let instance = Instance::new(self.node.clone(), record, wish.subscribe());
+        self.spawn(id, wish, instance.go_on(finding));
+    }
+
+    /// Removes what belongs to ids that no record tells of, each with its shims. Until that is done nothing is
+    /// started under such an id; others wait for it a moment only, as the user ids it has are not known.
+    pub async fn clear(&mut self, debris: Vec<(InstanceId, Vec<i32>)>) {
+        let ids: Vec<_> = debris.iter().map(|(id, _)| *id).collect();
+        for (id, shims) in debris {
+            let ground = self.node.ground.clone();
+            self.spawn(id, watch::Sender::default(), async move {
+                tracing::warn!(instance = %id, "removing what no record tells of");
+                adopt::end_all(&ground, id, &shims).await;
+                if let Err(error) = ground.ledger.erase(id) {
+                    tracing::error!(instance = %id, error = %crate::chain(&error), "cannot remove a directory");
+                }
+            });
+        }
+        let deadline = Instant::now() + DEBRIS;
+        for id in ids {
+            if let Some(task) = self.tasks.get_mut(&id) {
+                let _ = tokio::time::timeout_at(deadline, &mut task.task).await;
+            }
+        }
     }
 
     /// Turns for good.
@@ -144,6 +183,11 @@ impl Reconciler {
                 wish.wake = wish.wake.wrapping_add(1);
             });
         }
+        let gone: Vec<_> = self.refused.iter().copied().filter(|id| !wanted.contains_key(id)).collect();
+        for id in gone {
+            self.refused.remove(&id);
+            self.node.events.removed(id);
+        }
         for (id, spec) in wanted {
             if !self.tasks.contains_key(&id) && !self.node.ground.ledger.dir(id).exists() {
                 self.begin(spec);
@@ -156,21 +200,37 @@ impl Reconciler {
             Ok(uid_base) => Record::new(spec, uid_base),
             Err(error) => return self.refused(Record::new(spec, 0), &error),
         };
-        if let Err(error) = self.node.ground.ledger.store(&record) {
+        let id = record.id();
+        if let Err(error) = self.accept(&record) {
+            // Its directory would pass for an instance that has a task.
+            if let Err(error) = self.node.ground.ledger.erase(id) {
+                tracing::error!(instance = %id, error = %crate::chain(&error), "cannot remove a directory");
+            }
             self.node.give_uids(record.uid_base);
             return self.refused(record, &error);
         }
-        let id = record.id();
+        self.refused.remove(&id);
         let wish = watch::Sender::new(Wish::default());
         self.node.logs.watch(id);
         let instance = Instance::new(self.node.clone(), record, wish.subscribe());
-        self.spawn(id, wish, instance);
+        self.spawn(id, wish, instance.run());
     }
 
-    fn spawn(&mut self, id: InstanceId, wish: watch::Sender<Wish>, instance: Instance) {
+    fn accept(&self, record: &Record) -> Result<(), AcceptError> {
+        self.node.ground.ledger.store(record)?;
+        fail_point!(Accepted);
+        Ok(())
+    }
+
+    fn spawn(
+        &mut self,
+        id: InstanceId,
+        wish: watch::Sender<Wish>,
+        life: impl Future<Output = ()> + Send + 'static,
+    ) {
         let wanted = self.wanted.clone();
         let task = tokio::spawn(async move {
-            instance.run().await;
+            life.await;
             // It may be wanted anew.
             wanted.wake();
         });
@@ -178,10 +238,11 @@ impl Reconciler {
     }
 
     /// Not even a record could be made; the next turn tries again.
-    fn refused(&self, mut record: Record, error: &dyn std::error::Error) {
+    fn refused(&mut self, mut record: Record, error: &dyn std::error::Error) {
         let message = crate::chain(error);
         tracing::error!(instance = %record.id(), error = %message, "cannot take an instance in");
         record.failure = Some(Failure { code: FailureCode::CannotStart, message });
+        self.refused.insert(record.id());
         self.node.events.changed(record.status(self.node.network.gateway()));
     }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 /// A run of this length is stable: the count starts afresh.
 pub const STABLE: Duration = Duration::from_secs(300);
 const FIRST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(300);
+/// No wait is longer.
+pub const LONGEST: Duration = Duration::from_secs(300);
 
 /// How often the program ended since its last stable run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
-use futures_util::{StreamExt, stream};
+use mogok_api::id::InstanceId;
 use mogok_images::Store;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,6 +25,7 @@ use crate::config::{self, Config};
 use crate::disk::Disks;
 use crate::events::Events;
 use crate::exec::Execs;
+use crate::fail_point;
 use crate::host::Facts;
 use crate::instance::adopt::{self, Finding, Shims};
 use crate::ledger::uids::UidRanges;
@@ -36,9 +37,6 @@ use crate::reconcile::desired::DesiredFile;
 use crate::reconcile::{Reconciler, Wanted};
 use crate::server::{self, Api, Server};
 use crate::{shim, tls};
-
-/// Records that are looked into at once.
-const EXAMINED_AT_ONCE: usize = 64;
 
 /// Keeps other agents away from a state directory; freed by the kernel with the process.
 ///
@@ -65,7 +63,7 @@ pub fn lock(state_dir: &Path) -> Result<Flock<File>> {
 }
 
 /// Makes the node with the containers that live on in its network, and says what was found of each.
-async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Finding)>)> {
+async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Found)> {
     let state_dir = config.state_dir.clone();
     let ledger = Ledger::open(&state_dir)?;
     // Before anything of it exists on the host, so that a purge knows where to look.
@@ -79,14 +77,15 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Fi
         disks: Disks::open(&state_dir.join("disks")).context("cannot use disks")?,
         ledger,
     });
-    let mut found = find_all(&ground).await?;
-    let saved = found.iter().filter_map(|(record, finding)| {
+    let mut found = find_all(&ground)?;
+    let saved = found.records.iter().filter_map(|(record, finding)| {
         let allocation = record.allocation.clone().filter(|_| matches!(finding, Finding::Alive(_)))?;
         Some(Saved { id: record.id(), kind: record.spec.kind, allocation })
     });
     let (network, lost) = Network::start_with(&config.host.network(&state_dir), saved.collect())
         .await
         .context("cannot set the network up")?;
+    fail_point!(NetworkUp);
     for id in lost {
         // Nobody reaches it, and it reaches nobody: it is started anew like one that crashed.
         tracing::error!(instance = %id, "killing a container that has lost its link");
@@ -98,8 +97,9 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Vec<(Record, Fi
     if swept > 0 {
         tracing::warn!(links = swept, "removed links that belong to no container");
     }
+    fail_point!(Swept);
     let mut uids = UidRanges::new(config.uid_base, config.uid_ranges);
-    for (record, finding) in &mut found {
+    for (record, finding) in &mut found.records {
         uids.restore(record.uid_base);
         if !matches!(finding, Finding::Alive(_)) {
             // Its link went with the sweep.
@@ -141,9 +141,11 @@ pub async fn run(config: Config) -> Result<()> {
     let node = Arc::new(node);
     let wanted = Arc::new(Wanted::open(DesiredFile::new(&node.config.state_dir))?);
     let mut reconciler = Reconciler::new(node.clone(), wanted.clone());
-    for (record, finding) in found {
+    for (record, finding) in found.records {
         reconciler.adopt(record, finding);
     }
+    reconciler.clear(found.debris).await;
+    fail_point!(Adopted);
 
     let listener = server::bind_unix(&node.config.socket, !node.config.allow_uids.is_empty()).await?;
     let server = Server::new(Arc::new(Api { node: node.clone(), wanted }));
@@ -175,8 +177,15 @@ fn raise_descriptors() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
-/// Finds every container of an earlier agent's and removes what belongs to none.
-async fn find_all(ground: &Arc<Ground>) -> Result<Vec<(Record, Finding)>> {
+/// What an earlier agent left: its records with what became of each container, and the ids of what no
+/// record tells of, each with the shims that run under it.
+struct Found {
+    records: Vec<(Record, Finding)>,
+    debris: Vec<(InstanceId, Vec<i32>)>,
+}
+
+/// Finds every container of an earlier agent's. Nothing is changed yet.
+fn find_all(ground: &Ground) -> Result<Found> {
     let mut shims = Shims::new();
     for (pid, name) in shim::shims_below(ground.ledger.instances()).context("cannot list processes")? {
         if let Ok(id) = name.parse() {
@@ -187,34 +196,25 @@ async fn find_all(ground: &Arc<Ground>) -> Result<Vec<(Record, Finding)>> {
     let mut debris = BTreeSet::new();
     for id in ground.ledger.list()? {
         match ground.ledger.load(id) {
-            Ok(record) => records.push(record),
+            Ok(record) => {
+                let finding = adopt::examine(ground, &record, &shims)
+                    .with_context(|| format!("cannot tell whether {id} runs"))?;
+                records.push((record, finding));
+            }
             Err(error) => {
                 tracing::error!(instance = %id, error = %crate::chain(&error), "a record is not readable, its container is removed");
                 debris.insert(id);
             }
         }
     }
-    let known: BTreeSet<_> = records.iter().map(Record::id).collect();
+    fail_point!(LedgerRead);
     debris.extend(ground.cgroups.list()?);
     debris.extend(ground.disks.list()?);
     debris.extend(shims.keys());
-
-    let shims = &shims;
-    stream::iter(debris.difference(&known).copied())
-        .for_each_concurrent(EXAMINED_AT_ONCE, |id| async move {
-            tracing::warn!(instance = %id, "removing what no record knows of");
-            adopt::end_all(ground, id, shims.get(&id).map_or(&[][..], Vec::as_slice)).await;
-            if let Err(error) = ground.ledger.erase(id) {
-                tracing::error!(instance = %id, error = %crate::chain(&error), "cannot remove a directory");
-            }
-        })
-        .await;
-    Ok(stream::iter(records)
-        .map(|record| async move {
-            let finding = adopt::examine(ground, &record, shims).await;
-            (record, finding)
-        })
-        .buffer_unordered(EXAMINED_AT_ONCE)
-        .collect()
-        .await)
+    for (record, _) in &records {
+        debris.remove(&record.id());
+    }
+    let debris = debris.into_iter().map(|id| (id, shims.remove(&id).unwrap_or_default())).collect();
+    fail_point!(Examined);
+    Ok(Found { records, debris })
 }

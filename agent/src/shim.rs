@@ -17,8 +17,8 @@ mod launch;
 mod process;
 
 pub(crate) use launch::fresh_session;
-pub use launch::{LaunchError, Launched, launch};
-pub use process::{Process, boot_id, network_namespace_of, shims_below};
+pub use launch::{LaunchError, Pending, launch};
+pub use process::{Process, boot_id, name_of, network_namespace_of, shims_below};
 
 /// A request to a shim that is alive takes microseconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -197,3 +197,6 @@ fn read_file<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
         )
         .ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 
 pub mod client;
 pub mod exec;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 mod privilege;
 pub mod protocol;
 pub mod run;

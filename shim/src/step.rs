@@ -151,7 +151,11 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for Result<T, Errno> {
     fn at(self, step: Step, detail: impl fmt::Display) -> Result<T, SetupError> {
-        self.map_err(|source| SetupError { step, detail: detail.to_string(), source })
+        #[cfg(feature = "failpoints")]
+        let this = crate::failpoint::passed(self, step);
+        #[cfg(not(feature = "failpoints"))]
+        let this = self;
+        this.map_err(|source| SetupError { step, detail: detail.to_string(), source })
     }
 }
 

@@ -113,7 +113,7 @@ impl Platform {
         }
         network::enter_own_namespace()?;
         let name = format!("mogok-test-{}-{:03}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let before = Host::look(&name)?;
+        let before = Host::look(&[&name])?;
         let state = tempfile::Builder::new().prefix(&name).tempdir()?;
         // The unprivileged parts go through it to their own directories.
         fs::set_permissions(state.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
@@ -287,7 +287,7 @@ impl Platform {
         if let Some(dir) = self.mounted.take() {
             run("umount", &[&dir.to_string_lossy()])?;
         }
-        self.before.compare(&Host::look(&self.name)?)
+        self.before.compare(&Host::look(&[&self.name])?)
     }
 
     fn down(&mut self) -> Result<()> {

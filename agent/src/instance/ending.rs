@@ -11,15 +11,13 @@ use super::output::{self, OutputError};
 use super::state::{Event, KillReason, State};
 use super::{Instance, cleanup, supervise};
 use crate::cgroup::Cgroup;
+use crate::fail_point;
 use crate::restart;
 use crate::shim::{Process, Shim};
 
 const SIGKILL: i32 = 9;
 /// A shim that was let go takes no time to leave.
 const LEAVE: Duration = Duration::from_secs(5);
-/// Between attempts to remove what cannot be removed yet.
-const REMOVE_AGAIN: Duration = Duration::from_secs(1);
-const REMOVE_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 
 impl Instance {
     /// The program has ended; `exit` is absent when its shim died before it could say how.
@@ -31,6 +29,7 @@ impl Instance {
         cgroup: &Cgroup,
     ) {
         let id = self.id();
+        fail_point!(EndSeen, ignored);
         // Read before the cgroup goes.
         let memory_kills = cgroup.oom_kills().unwrap_or(0);
         let mut status = ExitStatus {
@@ -50,17 +49,20 @@ impl Instance {
             }
             end_shim(&process).await;
         }
+        fail_point!(ShimLetGo, ignored);
         cleanup::run(&self.node.ground, id).await;
+        fail_point!(RunCleaned, ignored);
 
         let run = self.record.run.take();
         self.record.last_lines = self.node.logs.last_lines(id, run.as_ref().map_or(0, |run| run.log_start));
         self.record.exit = Some(status);
-        let ran =
-            run.map(|run| (Utc::now() - run.started_at).to_std().unwrap_or_default()).unwrap_or_default();
+        let ran = run.map(|run| run.length(exit.as_ref().map(|exit| exit.at_us))).unwrap_or_default();
         self.say(&status.to_string());
         self.judge(status).await;
+        fail_point!(Judged, ignored);
         self.plan_restart(ran);
         self.apply(Event::Ended);
+        fail_point!(EndRecorded, ignored);
     }
 
     /// Says what was wrong about this end, if anything, and takes the output of a good one.
@@ -120,6 +122,7 @@ impl Instance {
         }
         let delay = self.record.backoff.ended(ran, restart::jitter());
         self.record.restart_at = chrono::TimeDelta::from_std(delay).ok().map(|delay| Utc::now() + delay);
+        self.record.restart_due = Some(self.now().after(delay));
         if !delay.is_zero() {
             self.say(&format!("restart in {} s", delay.as_secs()));
         }
@@ -128,7 +131,7 @@ impl Instance {
     /// Takes everything away, however often that takes.
     pub(super) async fn removing(&mut self) {
         let id = self.id();
-        let mut pause = REMOVE_AGAIN;
+        let mut pause = cleanup::AGAIN;
         loop {
             self.netns = None;
             match cleanup::everything(&self.node, id).await {
@@ -136,18 +139,25 @@ impl Instance {
                 Err(error) => {
                     tracing::warn!(instance = %id, error = %crate::chain(&error), "cannot remove an instance yet");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(REMOVE_AGAIN_AT_MOST);
+                    pause = (pause * 2).min(cleanup::AGAIN_AT_MOST);
                 }
             }
         }
         self.node.give_uids(self.record.uid_base);
         self.apply(Event::Cleaned);
+        fail_point!(GoneRecorded, ignored);
+    }
+
+    /// Puts what is left of it, its output, among the gone ones.
+    pub(super) async fn retire(&mut self) {
+        let id = self.id();
         self.node.events.removed(id);
         let node = self.node.clone();
         let retired = tokio::task::spawn_blocking(move || node.logs.retire(id)).await;
         if let Ok(Err(error)) = retired {
             tracing::error!(instance = %id, error = %crate::chain(&error), "cannot retire the directory of an instance");
         }
+        fail_point!(Retired, ignored);
     }
 }
 

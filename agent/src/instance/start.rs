@@ -20,6 +20,7 @@ use super::state::{Event, State};
 use super::{Instance, ending};
 use crate::cgroup::CgroupError;
 use crate::disk::DiskError;
+use crate::fail_point;
 use crate::ledger::{LedgerError, Run, atomic};
 use crate::network::NetworkError;
 use crate::shim::{self, LaunchError};
@@ -54,6 +55,9 @@ enum StartError {
     Unwanted,
     #[error("a blocking step did not finish")]
     Join(#[from] tokio::task::JoinError),
+    #[cfg(feature = "failpoints")]
+    #[error(transparent)]
+    Injected(#[from] crate::failpoint::Injected),
 }
 
 impl Instance {
@@ -121,6 +125,7 @@ impl Instance {
         // How the last run ended stays to be seen until this one has come up.
         self.say("started");
         self.apply(Event::Started);
+        fail_point!(Started, ignored);
     }
 
     /// Between two steps: is it still worth going on?
@@ -144,14 +149,17 @@ impl Instance {
         let store = self.node.store.clone();
         let wanted = spec.clone();
         let layers = tokio::task::spawn_blocking(move || layers(&images, &store, &wanted)).await??;
+        fail_point!(Layers);
         self.still_wanted()?;
 
         let node = self.node.clone();
         let limits: Limits = spec.limits.clone();
         let (cgroup, disk) = tokio::task::spawn_blocking(move || {
             let cgroup = node.ground.cgroups.create(&id, &limits)?;
+            fail_point!(Cgroup);
             let disk =
                 node.ground.disks.create(&id, limits.disk_bytes, limits.disk_inodes, (id_base, id_base))?;
+            fail_point!(Disk);
             Ok::<_, StartError>((cgroup, disk))
         })
         .await??;
@@ -161,9 +169,11 @@ impl Instance {
             // An earlier agent's namespace ended with its last process, but its link and port are still held.
             self.node.network.detach(id).await?;
             let attachment = self.node.network.attach(id, spec.kind, spec.listens).await?;
+            fail_point!(Attached);
             self.netns = Some(attachment.netns);
             self.record.allocation = Some(attachment.allocation);
             self.store();
+            fail_point!(AttachmentRecorded);
             self.publish();
         }
         self.still_wanted()?;
@@ -187,23 +197,27 @@ impl Instance {
         };
         atomic::write_json(&dir.join(file::SPEC), &sandbox::spec(&spec, parts), atomic::Durability::Kill)?;
         shim::forget(&dir)?;
+        fail_point!(SpecWritten);
 
         let log_start = self.node.logs.end_of(id);
         let netns = self.netns.as_ref().map(|netns| netns.as_fd());
-        let launched = shim::launch(&self.node.config.shim, &dir, netns)?;
+        let (process, pending) = shim::launch(&self.node.config.shim, &dir, netns)?;
         // Noted before its report: from here on an agent that follows finds the shim by this.
         self.record.run = Some(Run {
             boot_id: self.node.ground.boot_id.clone(),
-            shim_pid: launched.process.pid(),
-            shim_start_time: launched.process.start_time(),
+            shim_pid: process.pid(),
+            shim_start_time: process.start_time(),
             init_pid: None,
             log_start,
             started_at: Utc::now(),
         });
-        self.store();
-        let (process, report) = launched.report(REPORT_DEADLINE).await;
+        // From here on a failure ends it.
         self.process = Some(process);
-        Ok(report?)
+        self.store();
+        fail_point!(RunRecorded);
+        let started = pending.report(REPORT_DEADLINE).await?;
+        fail_point!(Reported);
+        Ok(started)
     }
 
     /// Ends the shim of a start that failed. Its container is killed by its cgroup.

@@ -245,6 +245,65 @@ mod tests {
         }
     }
 
+    const STATES: [State; 13] = [
+        State::Pending,
+        State::Starting,
+        State::Aborting,
+        State::Booting,
+        State::Up,
+        State::Killing(KillReason::BootTimeout),
+        State::Killing(KillReason::RunTimeout),
+        State::Killing(KillReason::Memory),
+        State::Crashed,
+        State::Stopping,
+        State::Finished,
+        State::Removing,
+        State::Gone,
+    ];
+    /// What the world does by itself sooner or later to what is there; nobody has to want it.
+    const BY_ITSELF: [Event; 5] =
+        [Event::StartFailed, Event::Started, Event::Ended, Event::Lost, Event::Cleaned];
+
+    #[test]
+    fn only_what_was_removed_is_gone_and_nothing_comes_after() {
+        for restart in [RestartPolicy::Always, RestartPolicy::Never] {
+            for state in STATES {
+                for event in BY_ITSELF.into_iter().chain([
+                    Event::Ready,
+                    Event::Answered,
+                    Event::RestartDue,
+                    Event::Unwanted,
+                ]) {
+                    let next = state.next(event, restart);
+                    if next == Ok(State::Gone) {
+                        assert_eq!((state, event), (State::Removing, Event::Cleaned));
+                    }
+                    assert!(state != State::Gone || next.is_err(), "{event:?} brought {next:?} back");
+                }
+            }
+        }
+    }
+
+    /// Whatever happens in whatever order, at most four events that have a meaning lead out.
+    #[test]
+    fn the_unwanted_is_gone_after_few_events() {
+        fn longest(state: State, restart: RestartPolicy, events: u32) -> u32 {
+            assert!(events <= 4, "no end from {state:?}");
+            let next = BY_ITSELF.into_iter().filter_map(|event| state.next(event, restart).ok());
+            next.map(|next| longest(next, restart, events + 1)).max().unwrap_or_else(|| {
+                assert_eq!(state, State::Gone, "stuck");
+                events
+            })
+        }
+        for restart in [RestartPolicy::Always, RestartPolicy::Never] {
+            for state in STATES {
+                if let Ok(leaving) = state.next(Event::Unwanted, restart) {
+                    longest(leaving, restart, 1);
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_happen_is_refused_by_name() {
         let refused = State::Pending.next(Event::Answered, RestartPolicy::Always);

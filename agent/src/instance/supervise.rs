@@ -12,8 +12,10 @@ use tokio::time::Instant;
 use super::limited::{Limited, News};
 use super::sandbox::PORT;
 use super::state::{Event, KillReason, State};
-use super::{Instance, rest_of};
+use super::{Instance, ending, rest_of};
 use crate::cgroup::Cgroup;
+use crate::clock;
+use crate::fail_point;
 use crate::health;
 use crate::shim::Shim;
 
@@ -28,12 +30,11 @@ impl Instance {
         let shim = Shim::new(self.node.ground.ledger.dir(self.id()));
         let cgroup = self.node.ground.cgroups.open(&self.id());
         let spec = self.record.spec.clone();
-        let started_at = self.record.run.as_ref().map_or(self.record.since, |run| run.started_at);
+        let age = self.record.run.as_ref().map_or(Duration::ZERO, |run| clock::age(run.shim_start_time));
 
         let boot_timeout = Duration::from_secs(spec.health.boot_timeout_s.into());
-        let boot_over = rest_of(started_at, boot_timeout);
-        let run_over =
-            spec.max_runtime_s.map(|seconds| rest_of(started_at, Duration::from_secs(seconds.into())));
+        let boot_over = rest_of(age, boot_timeout);
+        let run_over = spec.max_runtime_s.map(|seconds| rest_of(age, Duration::from_secs(seconds.into())));
         let address = self.record.allocation.as_ref().filter(|_| spec.listens).map(|held| held.address);
         let exit = {
             let mut answered = pin!(async {
@@ -46,6 +47,7 @@ impl Instance {
             // Was it asked to end before it is killed?
             let mut asked = self.record.state == State::Stopping;
             let mut overdue = false;
+            let mut killed = false;
             // When the container is (again) killed whatever it does.
             let mut kill_at = match self.record.state {
                 State::Killing(_) => Some(Instant::now()),
@@ -69,7 +71,16 @@ impl Instance {
                             self.fail(FailureCode::StopTimeout, format!("did not end within {grace} s of SIGTERM (R12)"));
                             self.say(&format!("killed: did not end within {grace} s of SIGTERM (R12)"));
                         }
+                        // A shim that has not told of the end by now is stopped or stuck; nothing depends on it any more.
+                        if killed
+                            && let Some(process) = &process
+                            && cgroup.populated().is_ok_and(|populated| !populated)
+                        {
+                            tracing::warn!(instance = %self.id(), shim = process.pid(), "a shim is silent about an end");
+                            ending::end_shim(process).await;
+                        }
                         kill(&cgroup);
+                        killed = true;
                         kill_at = Some(Instant::now() + KILL_AGAIN);
                     }
                     () = self.until_unwanted(), if self.record.state != State::Stopping => {
@@ -130,12 +141,14 @@ impl Instance {
     /// SIGTERM to every process of the container; says when its grace is over.
     async fn send_stop(&mut self, shim: &Shim) -> Instant {
         let grace = Duration::from_secs(self.record.spec.stop_grace_s.into());
-        let over = rest_of(self.record.since, grace);
+        let passed = self.record.entered.as_ref().and_then(|entered| entered.passed(&self.now()));
+        let over = rest_of(passed.unwrap_or_default(), grace);
         self.say("stopping");
         if let Err(error) = shim.signal_all(SIGTERM).await {
             // It may have just ended; if not, SIGKILL follows after the grace.
             tracing::warn!(instance = %self.id(), error = %crate::chain(&error), "cannot send SIGTERM");
         }
+        fail_point!(StopSent, ignored);
         over
     }
 }

@@ -12,11 +12,14 @@ use std::time::Duration;
 
 use mogok_shim::protocol::{Report, StepFailed};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 
 use super::Process;
+use crate::fail_point;
 
 /// A report is one line; this is more than any.
 const REPORT_LIMIT: u64 = 64 * 1024;
@@ -38,12 +41,14 @@ pub enum LaunchError {
     NoReport { log: PathBuf },
     #[error("the shim's report is not readable: {0:?}")]
     BadReport(String),
+    #[cfg(feature = "failpoints")]
+    #[error(transparent)]
+    Injected(#[from] crate::failpoint::Injected),
 }
 
-/// A shim that was spawned and has not reported yet.
+/// What a shim that was spawned has yet to say.
 #[derive(Debug)]
-pub struct Launched {
-    pub process: Process,
+pub struct Pending {
     report: pipe::Receiver,
     dir: PathBuf,
 }
@@ -53,12 +58,17 @@ pub struct Launched {
 ///
 /// # Errors
 /// When a descriptor or the process cannot be made; nothing runs then.
-pub fn launch(program: &Path, dir: &Path, netns: Option<BorrowedFd<'_>>) -> Result<Launched, LaunchError> {
+pub fn launch(
+    program: &Path,
+    dir: &Path,
+    netns: Option<BorrowedFd<'_>>,
+) -> Result<(Process, Pending), LaunchError> {
     let failed = |operation| {
         let dir = dir.to_owned();
         move |source: io::Error| LaunchError::Io { operation, dir, source }
     };
     let (reader, writer) = io::pipe().map_err(failed("make a pipe"))?;
+    let report = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed("watch the pipe"))?;
     let null = OpenOptions::new().read(true).open("/dev/null").map_err(failed("open /dev/null"))?;
     let log = OpenOptions::new()
         .create(true)
@@ -90,16 +100,32 @@ pub fn launch(program: &Path, dir: &Path, netns: Option<BorrowedFd<'_>>) -> Resu
     if netns.is_some() {
         arguments.extend([text(b"--netns-fd")?, text(NETNS_FD.to_string().as_bytes())?]);
     }
-    let environment = [text(b"PATH=/usr/sbin:/usr/bin:/sbin:/bin")?];
+    let path = text(b"PATH=/usr/sbin:/usr/bin:/sbin:/bin")?;
+    #[cfg(not(feature = "failpoints"))]
+    let environment = [path];
+    #[cfg(feature = "failpoints")]
+    let environment = [path, text(crate::failpoint::variable().as_bytes())?];
     let pid = posix_spawn(program, &files, &attributes, &arguments, &environment).map_err(spawned)?;
     drop(writer);
+    match identify(pid, dir) {
+        Ok(process) => Ok((process, Pending { report, dir: dir.to_owned() })),
+        Err(error) => {
+            // It must not go on without anybody who knows of it. Nobody has waited for it, so the pid is its own.
+            if let Err(error) = kill(pid, Signal::SIGKILL).and_then(|()| waitpid(pid, None)) {
+                tracing::error!(pid = pid.as_raw(), %error, "cannot end a shim that was just spawned");
+            }
+            Err(error)
+        }
+    }
+}
 
-    // It is a child that nobody has waited for, so the pid is its own.
-    let process = Process::open(pid.as_raw(), None)
-        .map_err(failed("open a pidfd"))?
-        .ok_or_else(|| LaunchError::NoReport { log: dir.join("shim.log") })?;
-    let report = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed("watch the pipe"))?;
-    Ok(Launched { process, report, dir: dir.to_owned() })
+/// The child `pid`, which nobody has waited for.
+fn identify(pid: Pid, dir: &Path) -> Result<Process, LaunchError> {
+    fail_point!(Spawned);
+    let failed = |source| LaunchError::Io { operation: "open a pidfd", dir: dir.to_owned(), source };
+    Process::open(pid.as_raw(), None)
+        .map_err(failed)?
+        .ok_or_else(|| LaunchError::NoReport { log: dir.join("shim.log") })
 }
 
 /// A session of its own, with default signal actions and none blocked.
@@ -120,20 +146,17 @@ fn spawn_error(program: &Path, source: io::Error) -> LaunchError {
     LaunchError::Spawn { program: program.to_owned(), source }
 }
 
-impl Launched {
+impl Pending {
     /// Waits for the shim's report, at most `deadline`.
     ///
     /// # Errors
     /// When a step of the set-up failed, or no report comes.
-    pub async fn report(
-        self,
-        deadline: Duration,
-    ) -> (Process, Result<mogok_shim::protocol::Started, LaunchError>) {
-        let Self { process, report, dir } = self;
+    pub async fn report(self, deadline: Duration) -> Result<mogok_shim::protocol::Started, LaunchError> {
+        let Self { report, dir } = self;
         let mut line = String::new();
         let mut reader = BufReader::new(report.take(REPORT_LIMIT));
         let read = tokio::time::timeout(deadline, reader.read_line(&mut line)).await;
-        let outcome = match read {
+        match read {
             Err(_) => Err(LaunchError::Silent(deadline)),
             Ok(Err(source)) => Err(LaunchError::Io { operation: "read the report", dir, source }),
             Ok(Ok(0)) => Err(LaunchError::NoReport { log: dir.join("shim.log") }),
@@ -142,7 +165,6 @@ impl Launched {
                 Ok(Report::Failed(step)) => Err(LaunchError::Step(step)),
                 Err(_) => Err(LaunchError::BadReport(line.chars().take(200).collect())),
             },
-        };
-        (process, outcome)
+        }
     }
 }

@@ -133,12 +133,17 @@ pub fn shims_below(instances: &Path) -> io::Result<Vec<(i32, String)>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        if let Some(name) = state_dir_argument(&line, instances) {
+        if let Some(name) = name_of(pid, instances) {
             found.push((pid, name));
         }
     }
     Ok(found)
+}
+
+/// The name of the directory below `instances` that a process is the shim of.
+#[must_use]
+pub fn name_of(pid: i32, instances: &Path) -> Option<String> {
+    state_dir_argument(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?, instances)
 }
 
 fn state_dir_argument(command_line: &[u8], instances: &Path) -> Option<String> {

@@ -16,7 +16,7 @@ use mogok_api::id::{Epoch, InstanceId};
 use mogok_api::instance::{ContainerKind, InstanceSpec, InstanceStatus, Phase};
 use mogok_images::Store;
 use mogok_images::store::ImageRecord;
-use nix::sched::{CloneFlags, unshare};
+use mogok_tests::{leak, network};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -32,6 +32,7 @@ pub(crate) struct Host {
     version: u64,
     agent: Option<Child>,
     pub(crate) client: AgentClient,
+    before: leak::Host,
 }
 
 /// The shim's program, or why the test cannot run.
@@ -39,10 +40,14 @@ fn prerequisites() -> Result<PathBuf, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root".into());
     }
-    let beside = Path::new(env!("CARGO_BIN_EXE_mogok-agent")).with_file_name("mogok-shim");
+    let name = if cfg!(feature = "failpoints") { "failpoints/mogok-shim" } else { "mogok-shim" };
+    let beside = Path::new(env!("CARGO_BIN_EXE_mogok-agent")).with_file_name(name);
     let shim = std::env::var_os("MOGOK_SHIM").map_or(beside, PathBuf::from);
     if !shim.is_file() {
-        return Err(format!("there is no {}: run make build, or set MOGOK_SHIM", shim.display()));
+        return Err(format!(
+            "there is no {}: run make build (make faults), or set MOGOK_SHIM",
+            shim.display()
+        ));
     }
     if !Path::new("/bin/busybox").is_file() {
         return Err("there is no /bin/busybox: install busybox-static".into());
@@ -64,8 +69,8 @@ pub(crate) fn on_a_node_with(arguments: &[&str], test: impl AsyncFnOnce(&mut Hos
     };
     // The namespace belongs to this thread and to what it spawns.
     let outcome = std::thread::spawn(move || {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            return eprintln!("SKIP: no network namespace: {error}");
+        if let Err(error) = network::enter_own_namespace() {
+            return eprintln!("SKIP: {error:#}");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -88,7 +93,8 @@ impl Host {
         let client = AgentClient::new(AgentAddress::Unix(socket), None).unwrap();
         let tail: String = dir.path().to_string_lossy().chars().rev().take(6).collect();
         let cgroup = format!("mogok-life-{}-{tail}", std::process::id());
-        Self { dir, shim, arguments, cgroup, epoch: Epoch::new(), version: 0, agent: None, client }
+        let before = leak::Host::look(&[&dir.path().to_string_lossy(), &cgroup]).unwrap();
+        Self { dir, shim, arguments, cgroup, epoch: Epoch::new(), version: 0, agent: None, client, before }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -101,6 +107,59 @@ impl Host {
 
     /// Starts the agent and waits until it answers.
     pub(crate) async fn start(&mut self) {
+        self.spawn();
+        let deadline = Instant::now() + PATIENCE;
+        while self.client.node().await.is_err() {
+            assert!(Instant::now() < deadline, "the agent does not answer:\n{}", self.log());
+            assert!(self.agent_runs(), "the agent left:\n{}", self.log());
+            pause().await;
+        }
+    }
+
+    /// Has the agent that was started not left yet?
+    pub(crate) fn agent_runs(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|agent| agent.try_wait().unwrap().is_none())
+    }
+
+    pub(crate) fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
+    /// What there is of this node on the host.
+    pub(crate) fn look(&self) -> leak::Host {
+        let found = leak::Host::look(&[&self.dir.path().to_string_lossy(), &self.cgroup]).unwrap();
+        // What is gone is kept for a while for whoever reads its output.
+        let found = found.and_files(&self.state_dir(), &["gone", "journal"]);
+        match &self.agent {
+            Some(agent) => found.and_descriptors(agent.id()).unwrap(),
+            None => found,
+        }
+    }
+
+    /// The same once it does not change any more: namespaces are made ahead, connections close a moment later.
+    pub(crate) async fn settled(&self) -> leak::Host {
+        let deadline = Instant::now() + PATIENCE;
+        let mut last = self.look();
+        let mut since = Instant::now();
+        while since.elapsed() < Duration::from_millis(500) {
+            pause().await;
+            let now = self.look();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            assert!(Instant::now() < deadline, "{last:#?}");
+        }
+        last
+    }
+
+    /// The shims of this node.
+    pub(crate) fn shims(&self) -> Vec<i32> {
+        let shims = mogok_agent::shim::shims_below(&self.state_dir().join("instances")).unwrap();
+        shims.into_iter().map(|(pid, _)| pid).collect()
+    }
+
+    /// Starts the agent.
+    pub(crate) fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("agent.log")).unwrap();
         let agent = Command::new(env!("CARGO_BIN_EXE_mogok-agent"))
             .arg("run")
@@ -111,21 +170,13 @@ impl Host {
             .args(["--pool", "10.91.0.0/24", "--cgroup", &self.cgroup, "--cgroup-parent", "/"])
             .args(&self.arguments)
             .env("MOGOK_LOG", "info")
+            .env("MOGOK_FAILPOINTS", self.dir.path().join("failpoints.sock"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
         self.agent = Some(agent);
-        let deadline = Instant::now() + PATIENCE;
-        while self.client.node().await.is_err() {
-            assert!(Instant::now() < deadline, "the agent does not answer:\n{}", self.log());
-            if let Some(status) = self.agent.as_mut().unwrap().try_wait().unwrap() {
-                self.agent = None;
-                panic!("the agent left: {status}\n{}", self.log());
-            }
-            pause().await;
-        }
     }
 
     /// Ends the agent with a signal and waits for it.
@@ -245,6 +296,13 @@ impl Host {
         found.into()
     }
 
+    /// The cgroup of this node in the v1 hierarchy of a controller, where there is one.
+    pub(crate) fn cgroup_of(&self, controller: &str) -> Option<PathBuf> {
+        let top = Path::new("/sys/fs/cgroup").join(controller);
+        let found = Command::new("find").arg(top).args(["-name", &self.cgroup]).output().unwrap();
+        String::from_utf8(found.stdout).unwrap().lines().next().map(PathBuf::from)
+    }
+
     /// Names of the cgroups of containers.
     pub(crate) fn containers(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.cgroup_dir()).unwrap().map(Result::unwrap);
@@ -269,26 +327,15 @@ impl Host {
             .filter(|name| name != "lock" && name != "node-id")
             .collect();
         assert!(left.is_empty(), "left in the state directory: {left:?}");
-        let links = std::fs::read_dir("/sys/class/net").map_or(0, Iterator::count);
-        // The mount of /sys shows the links of the namespace it was mounted in, so ask the kernel here.
-        let shown = Command::new("ip").args(["-o", "link"]).output().unwrap();
-        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-        assert_eq!(shown.lines().count(), 1, "links left ({links} on the host): {shown}");
-        let cgroups = Command::new("find").args(["/sys/fs/cgroup", "-name", &self.cgroup]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&cgroups.stdout), "", "cgroups left");
-        let loops = std::fs::read_dir("/sys/block").unwrap().filter_map(|block| {
-            std::fs::read_to_string(block.unwrap().path().join("loop/backing_file")).ok()
-        });
-        let ours: Vec<_> =
-            loops.filter(|file| file.starts_with(&*self.state_dir().to_string_lossy())).collect();
-        assert!(ours.is_empty(), "loop devices left: {ours:?}");
+        let after = leak::Host::look(&[&self.dir.path().to_string_lossy(), &self.cgroup]).unwrap();
+        self.before.compare(&after).unwrap();
         // Again it does nothing.
         self.purge();
     }
 
     fn purge(&mut self) {
         if self.agent.is_some() {
-            self.end(Signal::SIGTERM);
+            self.end(if std::thread::panicking() { Signal::SIGKILL } else { Signal::SIGTERM });
         }
         let purged = Command::new(env!("CARGO_BIN_EXE_mogok-agent"))
             .args(["purge".as_ref(), "--state-dir".as_ref(), self.state_dir().as_os_str()])

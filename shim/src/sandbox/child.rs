@@ -84,7 +84,11 @@ pub(super) trait During<T> {
 
 impl<T> During<T> for Result<T, Errno> {
     fn during(self, step: Step) -> Result<T, Failed> {
-        self.map_err(|errno| Failed(step, errno))
+        #[cfg(feature = "failpoints")]
+        let this = self.and_then(|value| crate::failpoint::hit_in_child(step).map(|()| value));
+        #[cfg(not(feature = "failpoints"))]
+        let this = self;
+        this.map_err(|errno| Failed(step, errno))
     }
 }
 
@@ -114,7 +118,10 @@ impl Sandbox<'_> {
             write(tasks, b"0").during(Step::JoinCgroups)?;
         }
         let kept = [self.release, self.error, self.status, self.stdout, self.stderr];
+        #[cfg(not(feature = "failpoints"))]
         descriptor::keep_only(&kept).during(Step::Descriptors)?;
+        #[cfg(feature = "failpoints")]
+        crate::failpoint::keep_only(kept).during(Step::Descriptors)?;
         self.await_release().during(Step::Release)?;
         // The working directory, the scratch file system that the root stands on, is in the copy as well.
         unshare(CloneFlags::CLONE_NEWNS).during(Step::MountNamespace)?;
@@ -135,7 +142,8 @@ impl Sandbox<'_> {
         dup2_stdin(&null).and(dup2_stdout(&null)).and(dup2_stderr(&null)).during(Step::Stdio)?;
         drop(null);
         self.give_up()?;
-        let program = clone::grandchild(|| self.execute()).during(Step::Fork)?;
+        // Not `during`: from here on fail points are the program's process's.
+        let program = clone::grandchild(|| self.execute()).map_err(|errno| Failed(Step::Fork, errno))?;
         descriptor::keep_only(&[self.status]).during(Step::Descriptors)?;
         Ok(program)
     }

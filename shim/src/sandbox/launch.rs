@@ -209,6 +209,8 @@ impl Launch<'_> {
             fchown(&pipe.writer, Some(uid.into()), Some(gid.into())).at(Step::Pipes, "fchown")?;
         }
         let cgroups_v1 = open_v1(&spec.cgroups_v1)?;
+        #[cfg(feature = "failpoints")]
+        crate::failpoint::lend();
         let sandbox = child::Sandbox {
             cgroups_v1: &cgroups_v1,
             release: release.reader.as_fd(),

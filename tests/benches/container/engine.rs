@@ -77,9 +77,8 @@ impl Engine {
         fs::create_dir(&state)?;
         fs::write(state.join(file::SPEC), serde_json::to_vec(&self.spec(id, &cgroup, command))?)?;
         let process = self.runtime.block_on(async {
-            let launched = launch(&bin_dir().join("mogok-shim"), &state, netns)?;
-            let (process, report) = launched.report(PATIENCE).await;
-            report.map(|_| process)
+            let (process, pending) = launch(&bin_dir().join("mogok-shim"), &state, netns)?;
+            pending.report(PATIENCE).await.map(|_| process)
         })?;
         Ok(Container { state, cgroup, process })
     }

@@ -1,0 +1,163 @@
+//! A new agent on a host where things are not as they should be: shims that do not answer, a wall clock
+//! that was moved, debris of every kind.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mogok_api::id::InstanceId;
+use mogok_api::instance::{FailureCode, InstanceSpec, Phase};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::{Host, PATIENCE, instance, on_a_node, pause, web};
+
+fn signal_all(pids: &[i32], signal: Signal) {
+    for pid in pids {
+        kill(Pid::from_raw(*pid), signal).unwrap();
+    }
+}
+
+#[test]
+fn a_shim_that_does_not_answer_is_not_lost_and_keeps_nobody_waiting() {
+    on_a_node(async |host| {
+        let deaf = instance("exec sleep 1000");
+        host.want(std::slice::from_ref(&deaf)).await;
+        host.until_phase(deaf.id, Phase::Up).await;
+        let then = host.client.instance(deaf.id).await.unwrap();
+        let shims = host.shims();
+        signal_all(&shims, Signal::SIGSTOP);
+        for _ in 0..2 {
+            host.end(Signal::SIGKILL);
+            host.start().await;
+            let other = instance("exec sleep 1000");
+            host.want(&[deaf.clone(), other.clone()]).await;
+            host.until_phase(other.id, Phase::Up).await;
+            let now = host.client.instance(deaf.id).await.unwrap();
+            assert_eq!((now.pid, now.shim_pid, now.status.restarts), (then.pid, then.shim_pid, 0));
+            assert_eq!(now.status.phase, Phase::Up);
+        }
+        // It can be stopped all the same: what nobody answers for is killed.
+        host.want(&[]).await;
+        host.until_gone(deaf.id).await;
+        assert!(host.shims().is_empty());
+    });
+}
+
+/// Rewrites a record while no agent runs.
+fn edit(host: &Host, id: InstanceId, change: impl FnOnce(&mut serde_json::Value)) {
+    let path = host.state_dir().join("instances").join(id.to_string()).join("record.json");
+    let mut record = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut record);
+    fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
+}
+
+#[test]
+fn a_clock_that_was_moved_neither_kills_nor_hurries_nor_holds_up() {
+    on_a_node(async |host| {
+        // To the agents that come, these times are what they would be had the clock been moved meanwhile.
+        let moved = |record: &mut serde_json::Value, hours: i64| {
+            let by = chrono::TimeDelta::hours(hours);
+            for path in ["/since", "/restart_at", "/run/started_at"] {
+                if let Some(time) = record.pointer_mut(path)
+                    && let Some(at) = time.as_str()
+                {
+                    let at: chrono::DateTime<chrono::Utc> = at.parse().unwrap();
+                    *time = serde_json::to_value(at + by).unwrap();
+                }
+            }
+        };
+        let running = InstanceSpec { max_runtime_s: Some(600), ..instance("exec sleep 1000") };
+        let crashing = instance("exit 3");
+        host.want(&[running.clone(), crashing.clone()]).await;
+        host.until_phase(running.id, Phase::Up).await;
+        host.until(crashing.id, |status| status.phase == Phase::Crashed && status.restarts == 1).await;
+        for hours in [-24, 48] {
+            host.end(Signal::SIGKILL);
+            edit(host, running.id, |record| moved(record, hours));
+            edit(host, crashing.id, |record| moved(record, hours));
+            host.start().await;
+            let status = host.until_phase(running.id, Phase::Up).await;
+            assert_eq!((status.restarts, status.failure), (0, None), "{hours} h");
+            assert_eq!(
+                host.status(crashing.id).await.unwrap().restarts,
+                1,
+                "restarted before its time, {hours} h"
+            );
+        }
+        // Due some 10 s after its end, by a clock that nobody moved.
+        let status = host.until(crashing.id, |status| status.restarts == 2).await;
+        assert_ne!(status.failure.map(|failure| failure.code), Some(FailureCode::CannotStart));
+    });
+}
+
+#[test]
+fn debris_of_every_kind_goes_and_what_runs_stays() {
+    on_a_node(async |host| {
+        let spec = web();
+        host.want(std::slice::from_ref(&spec)).await;
+        host.until_phase(spec.id, Phase::Up).await;
+        let quiet = host.settled().await;
+        let before = host.client.instance(spec.id).await.unwrap();
+        for round in 0..3 {
+            host.end(Signal::SIGKILL);
+            let id = || InstanceId::new().to_string();
+            let state = host.state_dir();
+            // Directories with a torn record, none, or a file where a directory should be.
+            for record in [Some("{"), Some(""), None] {
+                let dir = state.join("instances").join(id());
+                fs::create_dir(&dir).unwrap();
+                if let Some(text) = record {
+                    fs::write(dir.join("record.json"), text).unwrap();
+                }
+                fs::write(dir.join("record.new"), "half").unwrap();
+            }
+            fs::write(state.join("disks").join(format!("{}.img", id())), vec![0; 4096]).unwrap();
+            fs::write(state.join("disks").join(format!("{}.new", id())), "half").unwrap();
+            // A cgroup with a process, one with children, and one in a v1 hierarchy only.
+            let lost = host.cgroup_dir().join(id());
+            fs::create_dir(&lost).unwrap();
+            let mut stray = Command::new("sleep").arg("1000").spawn().unwrap();
+            fs::write(lost.join("cgroup.procs"), stray.id().to_string()).unwrap();
+            fs::create_dir_all(host.cgroup_dir().join(id()).join("a/b")).unwrap();
+            if let Some(pids) = host.cgroup_of("pids") {
+                fs::create_dir(pids.join(id())).unwrap();
+            }
+            // A link of the agent's group for an address of the pool, and an element nobody holds.
+            let group = Command::new("ip").args(["-d", "-o", "link"]).output().unwrap().stdout;
+            let text = String::from_utf8(group).unwrap();
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let group =
+                words.windows(2).filter(|two| two[0] == "group").map(|two| two[1]).find(|g| *g != "default");
+            let name = format!("mg0a5b00{:02x}", 0xe0 + round);
+            for arguments in [
+                vec!["link", "add", &name, "type", "veth", "peer", "name", "stray0"],
+                vec!["link", "set", &name, "group", group.unwrap()],
+            ] {
+                assert!(Command::new("ip").args(arguments).status().unwrap().success());
+            }
+            // A loop device over a disk of nobody's.
+            let disk = state.join("disks").join(format!("{}.img", id()));
+            fs::write(&disk, vec![0; 1 << 20]).unwrap();
+            let attached = Command::new("losetup").args(["--find", "--show"]).arg(&disk).output().unwrap();
+            let device = String::from_utf8(attached.stdout).unwrap().trim().to_owned();
+            assert!(Command::new("losetup").args(["--detach", &device]).status().unwrap().success());
+
+            host.start().await;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let left = quiet.more_in(&host.look());
+                if left.is_empty() {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "left behind:\n{left}\n{}", host.log());
+                pause().await;
+            }
+            stray.wait().unwrap();
+            let after = host.client.instance(spec.id).await.unwrap();
+            assert_eq!((after.pid, after.shim_pid), (before.pid, before.shim_pid), "round {round}");
+            assert_eq!(host.get(after.status.endpoint.unwrap()), "hello\n");
+        }
+        tokio::time::timeout(Duration::from_secs(30), host.until_phase(spec.id, Phase::Up)).await.unwrap();
+    });
+}
