@@ -9,10 +9,12 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use mogok_api::id::InstanceId;
 use mogok_images::Store;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -20,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use crate::cgroup::{Cgroups, Watcher};
+use crate::cgroup::{CgroupError, Cgroups, Watcher};
 use crate::config::{self, Config};
 use crate::disk::Disks;
 use crate::events::Events;
@@ -38,6 +40,11 @@ use crate::reconcile::{Reconciler, Wanted};
 use crate::server::{self, Api, Server};
 use crate::{shim, tls};
 
+/// A child that a killed agent was just spawning holds its locks until it executes its program. Waiting for
+/// that has another good: no shim that is not yet recognized as one is overlooked.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Keeps other agents away from a state directory; freed by the kernel with the process.
 ///
 /// # Errors
@@ -53,12 +60,29 @@ pub fn lock(state_dir: &Path) -> Result<Flock<File>> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            bail!("another agent works on {}: stop it first", state_dir.display())
+    let deadline = Instant::now() + LOCK_WAIT;
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((returned, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = returned,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                bail!("another agent works on {}: stop it first", state_dir.display())
+            }
+            Err((_, error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
-        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        std::thread::sleep(LOCK_AGAIN);
+    }
+}
+
+/// The same for the name of the agent's cgroups.
+fn lock_name(cgroups: &Cgroups) -> Result<Flock<File>, CgroupError> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match cgroups.lock() {
+            Err(CgroupError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(LOCK_AGAIN),
+            other => return other,
+        }
     }
 }
 
@@ -134,7 +158,7 @@ pub async fn run(config: Config) -> Result<()> {
     let cgroups = Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
         .context("cannot use cgroups")?
         .with_disk(&config.state_dir);
-    let _name = cgroups.lock()?;
+    let _name = lock_name(&cgroups)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (node, found) = node(config, cgroups).await?;
