@@ -275,11 +275,9 @@ fn prepare(spec: &Spec, pid: i32, cgroup: Option<&PathBuf>) -> Result<File, Setu
     }
     map_ids(pid, spec.id_base).at(Step::MapIds, spec.id_base)?;
     fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE).at(Step::OomScore, OOM_SCORE)?;
-    limits(spec, pid).map_err(|(resource, source)| SetupError {
-        step: Step::Limits,
-        detail: format!("{resource:?}"),
-        source,
-    })?;
+    let set = limits(spec, pid);
+    let resource = set.as_ref().err().map(|(resource, _)| *resource);
+    set.map_err(|(_, errno)| errno).at(Step::Limits, format_args!("{resource:?}"))?;
     File::open(format!("/proc/{pid}/ns/user")).at(Step::UserNamespace, "open")
 }
 
