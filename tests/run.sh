@@ -9,15 +9,16 @@ mkdir -p target
 run() {
   local status=0
   echo "== $*"
-  "$@" -- --show-output 2>&1 | tee -a "$log" | grep -E --line-buffered '^(test |test result|error|warning|failures:|thread|SKIP|---- )|panicked|assertion|Running' || status=${PIPESTATUS[0]}
+  "$@" 2>&1 | tee -a "$log" | grep -E --line-buffered '^(test |test result|machine |error|warning|failures:|thread|SKIP|---- )|panicked|assertion|Running' || status=${PIPESTATUS[0]}
   [ "$status" = 0 ] || { tail -n 200 "$log"; echo "FAILED: $*"; exit 1; }
 }
 export RUST_BACKTRACE=0
 # First, because it leaves an agent with fail points where the next build puts the one without.
 tests/static-shim.sh dev target/debug/failpoints --features failpoints
-run cargo test -p mogok-agent --features failpoints --test node faults
-run cargo test --workspace --exclude mogok-tests
-run cargo test -p mogok-tests
+run cargo test -p mogok-agent --features failpoints --test node faults -- --show-output
+run cargo test --workspace --exclude mogok-tests -- --show-output
+run cargo test -p mogok-tests -- --show-output
+run cargo run --quiet -p mogok-tests --bin mogok-vm -- "$MOGOK_ASSETS"
 if grep -q '^SKIP' "$log"; then
   echo "skipped tests, none expected:"
   grep '^SKIP' "$log" | sort | uniq -c

@@ -42,7 +42,12 @@ fn a_hostile_build_fails_with_its_reason() -> Result<()> {
         Ok(())
     };
 
-    // Ruby's own fork waits for room; a shell's says that there is none.
+    // Ruby's own fork waits for room, for ever if it has to.
+    let output = attack(&dev, &app, "loop { fork { sleep 600 } }")?;
+    assert!(output.contains("processes: a build may have"), "{output}");
+    responsive(&dev, &app)?;
+
+    // A shell's says that there is none.
     let output = attack(&dev, &app, "system('while sleep 600 & do :; done'); abort 'no more forks'")?;
     assert!(output.contains("Cannot fork") && output.contains("build failed: "), "{output}");
     responsive(&dev, &app)?;
