@@ -110,7 +110,7 @@ fn markdown(columns: &[Column]) -> Result<String> {
     writeln!(
         text,
         "Linux {}, {}, lxc {}.",
-        kernel.trim(),
+        kernel.trim().split_once('-').map_or(kernel.trim(), |(version, _)| version),
         version("runc", "--version"),
         version("lxc-execute", "--version")
     )?;

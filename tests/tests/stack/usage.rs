@@ -34,7 +34,7 @@ fn every_mistake_is_named_with_what_to_do_next() -> Result<()> {
     say(&["scale", "web"], 2, &["TYPE=COUNT", "web=2"])?;
     say(&["config", "set", "GREETING"], 2, &["NAME=VALUE", "GREETING=hello"])?;
     say(&["config", "set", "MOGOK_X=1"], 2, &["MOGOK_"])?;
-    say(&["rollback", "three"], 2, &["three", "v3"])?;
+    say(&["rollback", "three"], 2, &["three", "v1, v2"])?;
     say(&["--app", "No!", "info"], 2, &["No!", "invalid app name"])?;
     say(&["frobnicate"], 2, &["frobnicate", "--help"])?;
 
@@ -44,7 +44,7 @@ fn every_mistake_is_named_with_what_to_do_next() -> Result<()> {
     say(&["builds", "log"], 1, &["hello has no builds yet", "mogok build"])?;
     say(&["build"], 1, &["hello", "git push mogok master"])?;
     say(&["start"], 1, &["mogok build"])?;
-    say(&["restart"], 1, &["mogok build"])?;
+    say(&["restart"], 1, &["stopped", "mogok start"])?;
     say(&["rollback"], 1, &["mogok build"])?;
     say(&["rollback", "v7"], 1, &["mogok build"])?;
     say(&["config", "get", "NOTHING"], 1, &["NOTHING is not set", "mogok config list"])?;
