@@ -2,9 +2,11 @@
 //! status on disk, cgroup removed.
 
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mogok_agent::cgroup::{Cgroup, Cgroups};
@@ -12,7 +14,10 @@ use mogok_agent::shim::{Process, launch};
 use mogok_api::app::Limits;
 use mogok_api::id::InstanceId;
 use mogok_shim::client::Client;
+use mogok_shim::protocol::exec::{self, Exec, ExecEnd, ExecReport};
+use mogok_shim::sealed::Sealed;
 use mogok_shim::spec::{Log, Spec, Writable, file};
+use mogok_shim::sys::pidfd;
 use mogok_tests::platform::bin_dir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,6 +37,8 @@ pub(super) struct Container {
     pub(super) state: PathBuf,
     pub(super) cgroup: Cgroup,
     pub(super) process: Process,
+    /// pidfd of its init.
+    init: OwnedFd,
 }
 
 /// A root file system of nothing but busybox.
@@ -76,11 +83,12 @@ impl Engine {
         let state = self.dir.join(id.to_string());
         fs::create_dir(&state)?;
         fs::write(state.join(file::SPEC), serde_json::to_vec(&self.spec(id, &cgroup, command))?)?;
-        let process = self.runtime.block_on(async {
+        let (process, started) = self.runtime.block_on(async {
             let (process, pending) = launch(&bin_dir().join("mogok-shim"), &state, netns)?;
-            pending.report(PATIENCE).await.map(|_| process)
+            pending.report(PATIENCE).await.map(|started| (process, started))
         })?;
-        Ok(Container { state, cgroup, process })
+        let init = pidfd::open(started.init_pid)?;
+        Ok(Container { state, cgroup, process, init })
     }
 
     /// Waits for the end of its program, lets its shim go and removes the rest; the exit status.
@@ -91,6 +99,29 @@ impl Engine {
         container.cgroup.remove()?;
         fs::remove_dir_all(container.state)?;
         Ok(exit.code)
+    }
+
+    /// Joins `true` into a container; after how long it was executed.
+    pub(super) fn exec(&self, container: &Container, program: &Sealed) -> Result<Duration> {
+        let begin = Instant::now();
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut helper = Command::new(program.path())
+            .args(["exec".as_ref(), "--state-dir".as_ref(), container.state.as_os_str()])
+            .stdin(OwnedFd::from(theirs))
+            .spawn()?;
+        let (stdin, stdout, stderr) = (std::io::pipe()?, std::io::pipe()?, std::io::pipe()?);
+        let request =
+            Exec { command: vec!["/bin/true".into()], env: vec![], cwd: None, user: None, terminal: None };
+        let fds = [container.init.as_fd(), stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()];
+        exec::send(&ours, &request, &fds)?;
+        let (report, _program) = exec::receive::<ExecReport>(&ours)?;
+        let executed = begin.elapsed();
+        ensure!(report == ExecReport::Started, "the helper reported {report:?}");
+        let (end, _) = exec::receive::<ExecEnd>(&ours)?;
+        ensure!(end.code == Some(0), "it ended with {end:?}");
+        drop(ours);
+        helper.wait()?;
+        Ok(executed)
     }
 
     fn spec(&self, id: InstanceId, cgroup: &Cgroup, command: &[&str]) -> Spec {

@@ -1,5 +1,5 @@
-//! Container create -> program executed -> exit -> removed, alone and in parallel, without and with a network,
-//! against `runc run`, `lxc-execute` and `bwrap` in the same run; memory of an idle shim; start-up of the
+//! Container create -> program executed -> exit -> removed, alone and in parallel, without and with a network, and
+//! exec into one, against `runc run`, `lxc-execute` and `bwrap` in the same run; memory of an idle shim; start-up of the
 //! `mogok` command.
 //!
 //! Everything runs in a network namespace of the benchmark's own.
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use mogok_agent::network::{Egress, Network, NetworkConfig};
 use mogok_api::id::InstanceId;
 use mogok_api::instance::ContainerKind;
+use mogok_shim::sealed::Sealed;
 use mogok_shim::spec::file;
 use mogok_tests::bench::{self, Row, median, milliseconds};
 use mogok_tests::network::enter_own_namespace;
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
     let mut rows = without_network(&engine, &peers)?;
     rows.extend(with_network(&engine, &peers, dir.path())?);
     rows.push(in_parallel(dir.path(), &rootfs)?);
+    rows.extend(exec(&engine, &peers)?);
     rows.extend(idle_shim(&engine)?);
     rows.push(command_start()?);
     engine.finish();
@@ -131,6 +133,29 @@ fn in_parallel(dir: &Path, rootfs: &Path) -> Result<Row> {
         rate,
         500.0,
     ))
+}
+
+/// Into a running container.
+fn exec(engine: &Engine, peers: &Peers) -> Result<Vec<Row>> {
+    let container = engine.start(&["/bin/sleep", "600"], None)?;
+    let program = Sealed::copy_of(&bin_dir().join("mogok-shim"))?;
+    let (mut executed, mut ours, mut runc) = (vec![], vec![], vec![]);
+    peers.with_idle_runc(|name| {
+        for _ in 0..ROUNDS {
+            ours.push(milliseconds(|| {
+                executed.push(bench::in_milliseconds(engine.exec(&container, &program)?));
+                Ok(())
+            })?);
+            runc.push(milliseconds(|| peers.runc_exec(name))?);
+        }
+        Ok(())
+    })?;
+    container.cgroup.kill()?;
+    engine.end(container)?;
+    Ok(vec![
+        Row::alone("exec into a running container -> executed", "ms", median(&mut executed), 2.0),
+        Row::against("the same to its end", "ms", median(&mut ours), "runc exec", median(&mut runc), 1.0),
+    ])
 }
 
 fn namespace() -> Result<OwnedFd> {

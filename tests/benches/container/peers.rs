@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use mogok_tests::program::run;
 
 /// The bridge for LXC's veth pairs, in the namespace of the benchmark.
@@ -13,6 +14,8 @@ pub(super) struct Peers {
     name: String,
     rootfs: String,
     bundle: String,
+    /// The bundle of a container that stays.
+    idle: String,
     plain: String,
     veth: String,
 }
@@ -25,7 +28,8 @@ impl Peers {
         Ok(Self {
             name: name.to_owned(),
             rootfs: text(rootfs),
-            bundle: text(&runc_bundle(dir, rootfs)?),
+            bundle: text(&runc_bundle(dir, rootfs, "bundle", &["/bin/true"])?),
+            idle: text(&runc_bundle(dir, rootfs, "idle", &["/bin/sleep", "600"])?),
             plain: text(&lxc_config(dir, rootfs, "plain", "lxc.net.0.type = empty\n")?),
             veth: text(&lxc_config(dir, rootfs, "veth", &veth)?),
         })
@@ -44,6 +48,26 @@ impl Peers {
         run("runc", &["run", "--bundle", &self.bundle, &name]).map(drop)
     }
 
+    /// Runs `work` with the name of a container that stays meanwhile.
+    pub(super) fn with_idle_runc<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+        let name = format!("{}-idle", self.name);
+        // Its output would keep ours open.
+        let silent = |args: &[&str]| -> Result<()> {
+            let mut command = Command::new("runc");
+            command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            ensure!(command.status()?.success(), "runc {} failed", args.join(" "));
+            Ok(())
+        };
+        silent(&["run", "--detach", "--bundle", &self.idle, &name])?;
+        let outcome = work(&name);
+        silent(&["delete", "--force", &name])?;
+        outcome
+    }
+
+    pub(super) fn runc_exec(&self, name: &str) -> Result<()> {
+        run("runc", &["exec", name, "/bin/true"]).map(drop)
+    }
+
     pub(super) fn bwrap(&self) -> Result<()> {
         let root = ["--unshare-all", "--ro-bind", &self.rootfs, "/"];
         let rest = ["--proc", "/proc", "--dev", "/dev", "/bin/true"];
@@ -57,15 +81,15 @@ impl Peers {
 }
 
 /// runc's own default specification, with this root file system and command.
-fn runc_bundle(dir: &Path, rootfs: &Path) -> Result<PathBuf> {
-    let bundle = dir.join("bundle");
+fn runc_bundle(dir: &Path, rootfs: &Path, name: &str, command: &[&str]) -> Result<PathBuf> {
+    let bundle = dir.join(name);
     fs::create_dir(&bundle)?;
     run("runc", &["spec", "--bundle", &text(&bundle)])?;
     let path = bundle.join("config.json");
     let mut spec: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
     spec["root"]["path"] = text(rootfs).into();
     spec["process"]["terminal"] = false.into();
-    spec["process"]["args"] = serde_json::json!(["/bin/true"]);
+    spec["process"]["args"] = serde_json::json!(command);
     fs::write(path, serde_json::to_vec(&spec)?)?;
     Ok(bundle)
 }
