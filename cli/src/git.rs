@@ -46,14 +46,9 @@ pub(crate) fn app_of(url: &str) -> Result<AppName> {
 
 /// Adds the remote and a credential helper for its server, in this repository only.
 pub(crate) fn add_remote(git_base: &str, app: &AppName) -> Result<()> {
-    let url = format!("{}/{app}.git", git_base.trim_end_matches('/'));
-    match remote_url() {
-        None => git_checked(&["remote", "add", REMOTE, &url])?,
-        Some(existing) if existing == url => {}
-        Some(existing) => bail!(
-            "this repository already has a remote '{REMOTE}' ({existing}): \
-             run 'git remote set-url {REMOTE} {url}' to move it to the new app"
-        ),
+    check_remote(git_base, app)?;
+    if remote_url().is_none() {
+        git_checked(&["remote", "add", REMOTE, &url(git_base, app)])?;
     }
     let executable = std::env::current_exe().context("cannot find my own path")?;
     let helper = format!("!{} git-credential", shell_quoted(&executable.to_string_lossy()));
@@ -61,6 +56,24 @@ pub(crate) fn add_remote(git_base: &str, app: &AppName) -> Result<()> {
     // The empty value drops the helpers of other configuration files, which must not store this token.
     git_checked(&["config", "--replace-all", &key, ""])?;
     git_checked(&["config", "--add", &key, &helper])
+}
+
+/// Is the remote free, or the app's already?
+///
+/// # Errors
+/// When it leads elsewhere.
+pub(crate) fn check_remote(git_base: &str, app: &AppName) -> Result<()> {
+    match remote_url() {
+        Some(existing) if existing != url(git_base, app) => bail!(
+            "this repository already has a remote '{REMOTE}' ({existing}): \
+             run 'git remote remove {REMOTE}', then this again"
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn url(git_base: &str, app: &AppName) -> String {
+    format!("{}/{app}.git", git_base.trim_end_matches('/'))
 }
 
 fn shell_quoted(text: &str) -> String {

@@ -32,11 +32,15 @@ pub(crate) struct Destroy {
 
 pub(crate) fn create(context: &Context, args: Create) -> Result<()> {
     let client = context.client()?;
-    let app: App = client.post("/v1/apps", &NewApp { name: args.name })?;
     let in_repository = !args.no_remote && git::in_repository()?;
+    let platform: Platform = client.get("/v1/platform")?;
+    if in_repository {
+        // Before there is an app that would be left without a remote.
+        git::check_remote(&platform.git_url, &args.name)?;
+    }
+    let app: App = client.post("/v1/apps", &NewApp { name: args.name })?;
     let mut remote = "no git remote added";
     if in_repository {
-        let platform: Platform = client.get("/v1/platform")?;
         git::add_remote(&platform.git_url, &app.name)?;
         remote = "git remote 'mogok' added; deploy with: git push mogok master && mogok build && mogok start";
     }

@@ -39,7 +39,8 @@ pub(super) fn of(app: &AppRow, release: &ReleaseRow, instance: &InstanceRow) -> 
 }
 
 /// The command as the shell gets it. One simple command replaces the shell (`exec`), so that no idle shell
-/// stays beside the program; anything else is left as it was written.
+/// stays beside the program; with anything else the shell waits for what it runs when SIGTERM reaches both, and
+/// leaves with its status, for the container ends with the shell.
 fn shell_line(command: &str) -> String {
     let command = command.trim();
     let first = command.split_ascii_whitespace().next().unwrap_or_default();
@@ -47,7 +48,7 @@ fn shell_line(command: &str) -> String {
         && first.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b'+'))
         && !SHELL_WORDS.contains(&first);
     let one = !command.contains(['|', '&', ';', '(', ')', '<', '>', '`', '\n', '\r']);
-    if program && one { format!("exec {command}") } else { command.to_owned() }
+    if program && one { format!("exec {command}") } else { format!("trap 'exit $?' TERM\n{command}") }
 }
 
 /// What a shell does itself (POSIX shell command language: reserved words and special built-ins).
@@ -66,13 +67,13 @@ mod tests {
         for (command, line) in [
             ("bundle exec puma -p $PORT", "exec bundle exec puma -p $PORT"),
             ("  bin/rails server ", "exec bin/rails server"),
-            ("cd sub && ./run", "cd sub && ./run"),
-            ("cd sub", "cd sub"),
-            ("A=1 ./run", "A=1 ./run"),
-            ("exec ./run", "exec ./run"),
-            ("./a; ./b", "./a; ./b"),
-            ("$PROGRAM x", "$PROGRAM x"),
-            ("", ""),
+            ("cd sub && ./run", "trap 'exit $?' TERM\ncd sub && ./run"),
+            ("cd sub", "trap 'exit $?' TERM\ncd sub"),
+            ("A=1 ./run", "trap 'exit $?' TERM\nA=1 ./run"),
+            ("exec ./run", "trap 'exit $?' TERM\nexec ./run"),
+            ("./a; ./b", "trap 'exit $?' TERM\n./a; ./b"),
+            ("$PROGRAM x", "trap 'exit $?' TERM\n$PROGRAM x"),
+            ("", "trap 'exit $?' TERM\n"),
         ] {
             assert_eq!(shell_line(command), line);
         }

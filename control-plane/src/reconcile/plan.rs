@@ -9,6 +9,8 @@
 //! instance is stopped only when no router sends to it any more; a row goes only when its node says that
 //! nothing is left.
 
+use std::collections::BTreeMap;
+
 use mogok_api::control::DeployState;
 use mogok_api::id::{DeployId, InstanceId};
 use mogok_api::instance::{InstanceStatus, Phase};
@@ -28,6 +30,10 @@ pub trait Seen {
     /// Does no router send requests to it any more, or has one in flight?
     fn released(&self, instance: InstanceId) -> bool;
 }
+
+/// Instances of a process that are on their way in or out, at most, before another is started: a developer who
+/// changes their mind faster than instances come and go waits, not the node.
+const UNDER_WAY: usize = 3;
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,8 +101,13 @@ fn empty(view: &AppView<'_>, rollout: &Rollout, actions: &mut Vec<Action>) {
 
 /// Something is wanted: bring it up, and then let the old go.
 fn roll(view: &AppView<'_>, rollout: &Rollout, seen: &impl Seen, actions: &mut Vec<Action>) {
-    actions.extend(rollout.missing.iter().cloned().map(Action::Start));
     let up = |id| seen.status(id).is_some_and(|status| status.phase == Phase::Up);
+    let under_way = |process: &ProcessName| {
+        let serves = |row: &InstanceRow| row.wanted == Wanted::Run && up(row.id);
+        view.instances.iter().filter(|row| row.process == *process && !serves(row)).count()
+    };
+    let startable = rollout.missing.iter().filter(|process| under_way(process) < UNDER_WAY);
+    actions.extend(startable.cloned().map(Action::Start));
     if rollout.is_up(up) {
         if !seen.carried(&rollout.web()) {
             if let Some(deploy) = running(view) {
@@ -110,15 +121,18 @@ fn roll(view: &AppView<'_>, rollout: &Rollout, seen: &impl Seen, actions: &mut V
         }
         return;
     }
-    let Some(deploy) = running(view) else { return };
-    let statuses = || rollout.news.values().filter_map(|id| seen.status(*id));
-    if let Some(reason) = statuses().find_map(|status| deploy::failure(&status)) {
-        // One that is not known may serve.
-        let serves = |id: &InstanceId| seen.status(*id).is_none_or(|status| status.phase == Phase::Up);
-        if !rollout.olds.iter().any(serves) {
-            // Neither works. What is wanted stays and is tried again; the old would not be better.
-            actions.extend(rollout.olds.iter().copied().map(Action::Unroute));
-        }
+    let deploy = running(view);
+    let mut statuses = rollout.news.values().filter_map(|id| seen.status(*id));
+    let failure = statuses.find_map(|status| deploy::failure(&status)).filter(|_| deploy.is_some());
+    let leave = if failure.is_some() && !rollout.olds.iter().any(|id| may_serve(seen, *id)) {
+        // Neither works. What is wanted stays and is tried again; the old would not be better.
+        rollout.olds.clone()
+    } else {
+        overtaken(view, rollout, seen)
+    };
+    actions.extend(leave.into_iter().map(Action::Unroute));
+    let Some(deploy) = deploy else { return };
+    if let Some(reason) = failure {
         actions.push(Action::End(deploy, DeployState::Failed, Some(reason)));
     } else if rollout.missing.is_empty()
         && let Some((name, id)) = rollout.news.iter().find(|(_, id)| !up(**id))
@@ -126,6 +140,27 @@ fn roll(view: &AppView<'_>, rollout: &Rollout, seen: &impl Seen, actions: &mut V
         let phase = seen.status(*id).map_or_else(|| "handed to its node".to_owned(), |s| s.phase.to_string());
         note(view, deploy, format!("waiting for {name} ({phase})"), actions);
     }
+}
+
+/// Old instances that need not be waited for: of each process those that are not up beside one that may serve, or
+/// else all but the oldest, the likeliest to have served.
+fn overtaken(view: &AppView<'_>, rollout: &Rollout, seen: &impl Seen) -> Vec<InstanceId> {
+    let mut olds: BTreeMap<&ProcessName, Vec<InstanceId>> = BTreeMap::new();
+    for row in view.instances.iter().filter(|row| rollout.olds.contains(&row.id)) {
+        olds.entry(&row.process).or_default().push(row.id);
+    }
+    let mut overtaken = Vec::new();
+    for of_process in olds.values() {
+        let kept = of_process.iter().position(|id| may_serve(seen, *id)).unwrap_or(0);
+        let others = of_process.iter().enumerate().filter(|(place, _)| *place != kept);
+        overtaken.extend(others.map(|(_, id)| *id).filter(|id| !may_serve(seen, *id)));
+    }
+    overtaken
+}
+
+/// One that is not known may.
+fn may_serve(seen: &impl Seen, id: InstanceId) -> bool {
+    seen.status(id).is_none_or(|status| status.phase == Phase::Up)
 }
 
 /// The deploy that is under way.

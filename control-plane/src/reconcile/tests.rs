@@ -433,3 +433,28 @@ fn a_node_that_is_emptied_loses_its_instances_only_when_others_are_up() {
     let web: ProcessName = "web.1".parse().unwrap();
     assert_eq!(actions, [Action::Start(web), Action::Start("worker.1".parse().unwrap())]);
 }
+
+#[test]
+fn who_changes_their_mind_fast_fills_no_node() {
+    let mut sim = Sim::new();
+    for event in [Event::Release { broken: false }, Event::Start] {
+        sim.happen(&event);
+    }
+    sim.quiesce();
+    // One that serves and three under way.
+    let most = 4 * sim.rows.len();
+    for _ in 0..50 {
+        // The node is slower than the developer, and what leaves takes its time.
+        for event in [Event::Release { broken: false }, Event::Pass, Event::Router] {
+            sim.happen(&event);
+        }
+        for row in &sim.rows {
+            sim.status.entry(row.id).or_insert_with(|| status(row, Phase::Starting, 0));
+        }
+        assert!(sim.rows.len() <= most, "{} instances", sim.rows.len());
+        assert!(sim.rows.iter().any(|row| sim.applied.contains(&row.id)), "nobody serves");
+    }
+    sim.quiesce();
+    assert_eq!(sim.rows.len(), 2);
+    assert_eq!(sim.latest.as_ref().unwrap().deploy.state, DeployState::Succeeded);
+}
