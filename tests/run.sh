@@ -18,7 +18,6 @@ tests/static-shim.sh dev target/debug/failpoints --features failpoints
 run cargo test -p mogok-agent --features failpoints --test node faults -- --show-output
 run cargo test --workspace --exclude mogok-tests -- --show-output
 run cargo test -p mogok-tests -- --show-output
-run cargo run --quiet -p mogok-tests --bin mogok-vm -- "$MOGOK_ASSETS"
 if grep -q '^SKIP' "$log"; then
   echo "skipped tests, none expected:"
   grep '^SKIP' "$log" | sort | uniq -c
