@@ -37,8 +37,7 @@ pub(super) struct Container {
     pub(super) state: PathBuf,
     pub(super) cgroup: Cgroup,
     pub(super) process: Process,
-    /// pidfd of its init.
-    init: OwnedFd,
+    init_pid: i32,
 }
 
 /// A root file system of nothing but busybox.
@@ -87,8 +86,7 @@ impl Engine {
             let (process, pending) = launch(&bin_dir().join("mogok-shim"), &state, netns)?;
             pending.report(PATIENCE).await.map(|started| (process, started))
         })?;
-        let init = pidfd::open(started.init_pid)?;
-        Ok(Container { state, cgroup, process, init })
+        Ok(Container { state, cgroup, process, init_pid: started.init_pid })
     }
 
     /// Waits for the end of its program, lets its shim go and removes the rest; the exit status.
@@ -104,6 +102,7 @@ impl Engine {
     /// Joins `true` into a container; after how long it was executed.
     pub(super) fn exec(&self, container: &Container, program: &Sealed) -> Result<Duration> {
         let begin = Instant::now();
+        let init = pidfd::open(container.init_pid)?;
         let (ours, theirs) = UnixStream::pair()?;
         let mut helper = Command::new(program.path())
             .args(["exec".as_ref(), "--state-dir".as_ref(), container.state.as_os_str()])
@@ -112,7 +111,7 @@ impl Engine {
         let (stdin, stdout, stderr) = (std::io::pipe()?, std::io::pipe()?, std::io::pipe()?);
         let request =
             Exec { command: vec!["/bin/true".into()], env: vec![], cwd: None, user: None, terminal: None };
-        let fds = [container.init.as_fd(), stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()];
+        let fds = [init.as_fd(), stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()];
         exec::send(&ours, &request, &fds)?;
         let (report, _program) = exec::receive::<ExecReport>(&ours)?;
         let executed = begin.elapsed();
