@@ -7,40 +7,29 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, ensure};
 use mogok_tests::program::run;
 
-/// The bridge for LXC's veth pairs, in the namespace of the benchmark.
-const BRIDGE: &str = "bench0";
-
 pub(super) struct Peers {
     name: String,
     rootfs: String,
     bundle: String,
     /// The bundle of a container that stays.
     idle: String,
-    plain: String,
-    veth: String,
+    config: String,
 }
 
 impl Peers {
     pub(super) fn new(dir: &Path, rootfs: &Path, name: &str) -> Result<Self> {
-        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
-        run("ip", &["link", "set", BRIDGE, "up"])?;
-        let veth = format!("lxc.net.0.type = veth\nlxc.net.0.link = {BRIDGE}\nlxc.net.0.flags = up\n");
         Ok(Self {
             name: name.to_owned(),
             rootfs: text(rootfs),
             bundle: text(&runc_bundle(dir, rootfs, "bundle", &["/bin/true"])?),
             idle: text(&runc_bundle(dir, rootfs, "idle", &["/bin/sleep", "600"])?),
-            plain: text(&lxc_config(dir, rootfs, "plain", "lxc.net.0.type = empty\n")?),
-            veth: text(&lxc_config(dir, rootfs, "veth", &veth)?),
+            config: text(&lxc_config(dir, rootfs)?),
         })
     }
 
     pub(super) fn lxc(&self, name: &str) -> Result<()> {
-        self.lxc_execute(name, &self.plain)
-    }
-
-    pub(super) fn lxc_with_veth(&self, name: &str) -> Result<()> {
-        self.lxc_execute(name, &self.veth)
+        let name = format!("{}-{name}", self.name);
+        run("lxc-execute", &["-n", &name, "-f", &self.config, "--", "/bin/true"]).map(drop)
     }
 
     pub(super) fn runc(&self, name: &str) -> Result<()> {
@@ -73,11 +62,6 @@ impl Peers {
         let rest = ["--proc", "/proc", "--dev", "/dev", "/bin/true"];
         run("bwrap", &[&root[..], &rest[..]].concat()).map(drop)
     }
-
-    fn lxc_execute(&self, name: &str, config: &str) -> Result<()> {
-        let name = format!("{}-{name}", self.name);
-        run("lxc-execute", &["-n", &name, "-f", config, "--", "/bin/true"]).map(drop)
-    }
 }
 
 /// runc's own default specification, with this root file system and command.
@@ -94,11 +78,11 @@ fn runc_bundle(dir: &Path, rootfs: &Path, name: &str, command: &[&str]) -> Resul
     Ok(bundle)
 }
 
-fn lxc_config(dir: &Path, rootfs: &Path, name: &str, network: &str) -> Result<PathBuf> {
-    let path = dir.join(format!("lxc-{name}.conf"));
+fn lxc_config(dir: &Path, rootfs: &Path) -> Result<PathBuf> {
+    let path = dir.join("lxc.conf");
     let config = format!(
         "lxc.rootfs.path = dir:{}\nlxc.uts.name = bench\nlxc.mount.auto = proc:mixed\n\
-         lxc.apparmor.profile = unconfined\nlxc.autodev = 0\n{network}",
+         lxc.apparmor.profile = unconfined\nlxc.autodev = 0\nlxc.net.0.type = empty\n",
         rootfs.display()
     );
     fs::write(&path, config)?;
