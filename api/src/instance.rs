@@ -112,7 +112,7 @@ impl ExitStatus {
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.out_of_memory, self.code, self.signal) {
-            (true, _, _) => f.write_str("killed: memory"),
+            (true, _, _) => f.write_str("killed: memory (R15)"),
             (_, Some(code), _) => write!(f, "exited with status {code}"),
             (_, _, Some(signal)) => write!(f, "killed by signal {signal}"),
             _ => f.write_str("ended, status unknown"),

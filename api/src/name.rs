@@ -138,7 +138,8 @@ const RESERVED_APPS: &[&str] = &[
 ];
 
 string_name!(
-    /// The name of an application: `^[a-z][a-z0-9-]{1,28}[a-z0-9]$`, none of the reserved names.
+    /// The name of an application: `^[a-z][a-z0-9-]{1,28}[a-z0-9]$`, none of the reserved names, no
+    /// internationalized label (RFC 5890's `xn--`).
     AppName, "fugafuga", |text| {
         let bytes = text.as_bytes();
         let valid = (3..=30).contains(&bytes.len())
@@ -148,7 +149,8 @@ string_name!(
         if !valid {
             return Err(InvalidName::App(shown(text)));
         }
-        if RESERVED_APPS.contains(&text) {
+        // A label that browsers show as other letters than it has, so that it can pose as another app.
+        if RESERVED_APPS.contains(&text) || text.starts_with("xn--") {
             return Err(InvalidName::ReservedApp(text.to_owned()));
         }
         Ok(())
@@ -335,7 +337,9 @@ mod tests {
         {
             assert!(matches!(bad.parse::<AppName>(), Err(InvalidName::App(_))), "{bad}");
         }
-        assert!(matches!("portal".parse::<AppName>(), Err(InvalidName::ReservedApp(_))));
+        for reserved in ["portal", "xn--pypal-4ve"] {
+            assert!(matches!(reserved.parse::<AppName>(), Err(InvalidName::ReservedApp(_))), "{reserved}");
+        }
     }
 
     #[test]

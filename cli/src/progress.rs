@@ -49,10 +49,10 @@ pub(crate) fn wait(client: &Client, app: &AppName, deploy: Deploy) -> Result<Dep
     }
     match deploy.state {
         DeployState::Succeeded => Ok(deploy),
-        DeployState::Superseded => {
-            eprintln!("a newer change took over");
-            Ok(deploy)
-        }
+        DeployState::Superseded => bail!(
+            "a later change of {app} took over before the {} was done: 'mogok ps' shows what runs now",
+            deploy.action
+        ),
         DeployState::Failed => {
             show_last_lines(client, app);
             bail!(

@@ -1,6 +1,7 @@
 //! Who is asking: passwords become tokens ([`Auth::log_in`]), tokens become accounts
 //! ([`Auth::account`]). An unknown email costs a client as much time as a wrong password.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -85,20 +86,25 @@ impl Auth {
         self.token(user).await
     }
 
-    /// Makes a token for the account of an email, when the password is right.
+    /// Makes a token for the account of an email, when the password is right. `from` is the address of who asks.
     ///
     /// # Errors
     /// [`AuthError::Wrong`] or [`AuthError::Throttled`].
-    pub async fn log_in(&self, email: &Email, password: Password) -> Result<NewToken, AuthError> {
+    pub async fn log_in(
+        &self,
+        email: &Email,
+        password: Password,
+        from: IpAddr,
+    ) -> Result<NewToken, AuthError> {
         // The attempt is counted before it is made: many at once are as many as one after the other.
-        if let Err(wait_minutes) = self.throttle.attempt(email.as_str()) {
+        if let Err(wait_minutes) = self.throttle.attempt(email.as_str(), from) {
             return Err(AuthError::Throttled { email: email.to_string(), wait_minutes });
         }
         let known = self.store.user_by_email(email.as_str()).await?;
         let (user, hash) = known.map_or((None, None), |(user, hash)| (Some(user), Some(hash)));
         let right = self.hasher.verify(password, hash).await?;
         let user = user.filter(|_| right).ok_or(AuthError::Wrong)?;
-        self.throttle.forget(email.as_str());
+        self.throttle.forget(email.as_str(), from);
         self.token(user).await
     }
 
@@ -136,6 +142,8 @@ fn fingerprint(secret: &str) -> String {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     async fn auth() -> (tempfile::TempDir, Auth) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Store::sqlite_url(&dir.path().join("db"))).await.unwrap();
@@ -168,7 +176,7 @@ mod tests {
         for email in [known.clone(), "nobody@example.com".parse().unwrap()] {
             let mut refused = None;
             for attempt in 1..=11 {
-                match auth.log_in(&email, password("wrong horse")).await.err().unwrap() {
+                match auth.log_in(&email, password("wrong horse"), HERE).await.err().unwrap() {
                     AuthError::Wrong => {}
                     AuthError::Throttled { .. } => {
                         refused = Some(attempt);
@@ -180,7 +188,7 @@ mod tests {
             assert_eq!(refused, Some(11), "{email}");
         }
         assert!(matches!(
-            auth.log_in(&known, password("correct horse")).await,
+            auth.log_in(&known, password("correct horse"), HERE).await,
             Err(AuthError::Throttled { .. })
         ));
     }

@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use mogok_api::control::{App, NewApp, Platform};
+use mogok_api::control::{App, NewApp, Platform, Process};
 use mogok_api::error::ErrorCode;
+use mogok_api::instance::Phase;
 use mogok_api::name::AppName;
 
 use crate::context::Context;
@@ -79,16 +80,26 @@ fn fetch(context: &Context) -> Result<App> {
     Ok(context.client()?.get(&format!("/v1/apps/{}", context.app()?))?)
 }
 
+/// The state of an app that is wanted to run, with those of its processes that do not.
+fn running(context: &Context, app: &App) -> Result<String> {
+    let processes: Vec<Process> = context.client()?.get(&format!("/v1/apps/{}/ps", app.name))?;
+    let down = processes.iter().filter(|process| process.phase != Phase::Up).count();
+    Ok(match down {
+        0 => "running".to_owned(),
+        _ => format!("running, but {down} of {} processes are not up: see 'mogok ps'", processes.len()),
+    })
+}
+
 pub(crate) fn info(context: &Context) -> Result<()> {
     let app = fetch(context)?;
+    let state = if app.running { running(context, &app)? } else { "stopped".to_owned() };
     context.output.show(&app, |app| {
         let formation: Vec<_> = app.formation.iter().map(|(kind, count)| format!("{kind}={count}")).collect();
         let release = app.release.map_or_else(|| "none".to_owned(), |release| release.to_string());
         format!(
-            "name       {}\nstate      {}\nrelease    {release}\nformation  {}\nurl        {}\ngit        {}\n\
+            "name       {}\nstate      {state}\nrelease    {release}\nformation  {}\nurl        {}\ngit        {}\n\
              created    {}",
             app.name,
-            if app.running { "running" } else { "stopped" },
             formation.join(" "),
             app.url,
             app.git_url,

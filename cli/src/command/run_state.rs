@@ -19,7 +19,8 @@ pub(crate) struct Scale {
 fn count(text: &str) -> Result<(ProcessType, u32), String> {
     let (kind, count) = text.split_once('=').ok_or("expected TYPE=COUNT, for example web=2")?;
     let kind = kind.parse().map_err(|error: mogok_api::name::InvalidName| error.to_string())?;
-    let count = count.parse().map_err(|_| format!("{count:?} is no number of instances, for example 2"))?;
+    let count =
+        count.parse().map_err(|_| format!("{count:?} is no possible number of instances, for example 2"))?;
     Ok((kind, count))
 }
 
@@ -33,7 +34,11 @@ fn act(context: &Context, action: &str) -> Result<Deploy> {
 pub(crate) fn start(context: &Context) -> Result<()> {
     let deploy = act(context, "start")?;
     let app: App = context.client()?.get(&format!("/v1/apps/{}", context.app()?))?;
-    context.output.show(&deploy, |_| format!("started {} at {}", app.name, app.url))
+    let processes: Vec<Process> = context.client()?.get(&format!("/v1/apps/{}/ps", app.name))?;
+    let serves = processes.iter().any(|process| process.name.kind.is_web());
+    context.output.show(&deploy, |_| {
+        if serves { format!("started {} at {}", app.name, app.url) } else { format!("started {}", app.name) }
+    })
 }
 
 pub(crate) fn stop(context: &Context) -> Result<()> {

@@ -7,7 +7,7 @@ use mogok_api::control::{Account, Credentials, Platform, Session, Token};
 use mogok_api::error::{ApiError, ErrorCode};
 use mogok_api::id::TokenId;
 
-use super::extract::{Body, Caller};
+use super::extract::{Body, Caller, ClientAddress};
 use super::reply::Failed;
 use crate::auth::{Email, NewToken, Password};
 use crate::state::AppState;
@@ -49,10 +49,11 @@ pub(super) async fn signup(
 
 pub(super) async fn login(
     State(state): State<AppState>,
+    ClientAddress(from): ClientAddress,
     Body(given): Body<Credentials>,
 ) -> Result<Json<Session>, Failed> {
     let (email, password) = credentials(given)?;
-    Ok(session(state.auth.log_in(&email, password).await?))
+    Ok(session(state.auth.log_in(&email, password, from).await?))
 }
 
 pub(super) async fn logout(State(state): State<AppState>, caller: Caller) -> Result<StatusCode, Failed> {

@@ -1,8 +1,11 @@
 //! What handlers take from a request, each parsed once: who asks ([`Caller`]), which app ([`OwnApp`]),
 //! the body ([`Body`]) and the query ([`Params`]). A refusal names the input.
 
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use bytes::Bytes;
@@ -76,6 +79,22 @@ impl FromRequestParts<AppState> for OwnApp {
             )
         })?;
         Ok(Self { caller, app })
+    }
+}
+
+/// The address of who asks. The front proxy says it, and only a proxy on this host is believed: what is connected from
+/// elsewhere speaks for itself alone.
+pub(super) struct ClientAddress(pub(super) IpAddr);
+
+impl FromRequestParts<AppState> for ClientAddress {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip());
+        let told = parts.headers.get("x-forwarded-for").filter(|_| peer.is_loopback());
+        let told = told.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+        Ok(Self(told.unwrap_or(peer)))
     }
 }
 

@@ -19,7 +19,7 @@ fn process(state: &AppState, row: InstanceRow, release: &ReleaseRow) -> Process 
     let mut process = Process {
         instance: row.id,
         release: release.number,
-        phase: if row.wanted == Wanted::Stop { Phase::Stopping } else { Phase::Pending },
+        phase: Phase::Pending,
         since: row.created_at,
         restarts: 0,
         node: row.node,
@@ -36,6 +36,10 @@ fn process(state: &AppState, row: InstanceRow, release: &ReleaseRow) -> Process 
         process.exit = status.exit;
         process.failure = status.failure;
         process.last_lines = status.last_lines;
+    }
+    // Its node may not have been told yet.
+    if row.wanted != Wanted::Run && process.phase != Phase::Exited {
+        process.phase = Phase::Stopping;
     }
     process
 }

@@ -1,14 +1,29 @@
-//! Slows down guessing: at most [`ATTEMPTS`] logins per email in [`WINDOW`] that do not succeed. Kept in
-//! memory, in a map of bounded size; a success forgets the email's failures.
+//! Slows down guessing: in [`WINDOW`] at most [`ATTEMPTS`] logins that do not succeed for an email from one place,
+//! and [`ATTEMPTS_IN_ALL`] from all of them. So a stranger who guesses does not lock the owner out, who asks from
+//! elsewhere, and many strangers get no further than a few hundred guesses an hour. Kept in memory, in a map of
+//! bounded size; a success forgets the failures from its place.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const ATTEMPTS: u32 = 10;
+const ATTEMPTS_IN_ALL: u32 = 200;
 const WINDOW: Duration = Duration::from_secs(15 * 60);
-/// Emails that are remembered at once, about 1 MB.
-const EMAILS: usize = 10_000;
+/// What is remembered at once, about 2 MB.
+const KEYS: usize = 20_000;
+
+/// Whose attempts are counted: those for an email from one place, or from everywhere.
+type Key = (String, Option<IpAddr>);
+
+/// The network that one client may have all addresses of: a /64 of IPv6 (RFC 6177).
+fn place(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
@@ -16,10 +31,10 @@ struct Failures {
     count: u32,
 }
 
-/// Counts attempts by email.
+/// Counts attempts.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    failures: Mutex<HashMap<String, Failures>>,
+    failures: Mutex<HashMap<Key, Failures>>,
 }
 
 impl Throttle {
@@ -27,26 +42,31 @@ impl Throttle {
     ///
     /// # Errors
     /// The minutes to wait, when there were too many.
-    pub(super) fn attempt(&self, email: &str) -> Result<(), u64> {
-        self.attempt_at(email, Instant::now())
+    pub(super) fn attempt(&self, email: &str, from: IpAddr) -> Result<(), u64> {
+        self.attempt_at(email, from, Instant::now())
     }
 
-    fn attempt_at(&self, email: &str, now: Instant) -> Result<(), u64> {
+    fn attempt_at(&self, email: &str, from: IpAddr, now: Instant) -> Result<(), u64> {
+        // Those that are refused for their place do not use up what all places have together.
+        self.count((email.to_owned(), Some(place(from))), ATTEMPTS, now)?;
+        self.count((email.to_owned(), None), ATTEMPTS_IN_ALL, now)
+    }
+
+    fn count(&self, key: Key, limit: u32, now: Instant) -> Result<(), u64> {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= EMAILS && !failures.contains_key(email) {
+        if failures.len() >= KEYS && !failures.contains_key(&key) {
             failures.retain(|_, seen| now.duration_since(seen.since) < WINDOW);
             // Still full: somebody tries many emails. The one closest to its end makes room.
-            if failures.len() >= EMAILS {
-                let oldest =
-                    failures.iter().min_by_key(|(_, seen)| seen.since).map(|(email, _)| email.clone());
-                oldest.and_then(|email| failures.remove(&email));
+            if failures.len() >= KEYS {
+                let oldest = failures.iter().min_by_key(|(_, seen)| seen.since).map(|(key, _)| key.clone());
+                oldest.and_then(|key| failures.remove(&key));
             }
         }
-        let seen = failures.entry(email.to_owned()).or_insert(Failures { since: now, count: 0 });
+        let seen = failures.entry(key).or_insert(Failures { since: now, count: 0 });
         let age = now.duration_since(seen.since);
         if age >= WINDOW {
             *seen = Failures { since: now, count: 0 };
-        } else if seen.count >= ATTEMPTS {
+        } else if seen.count >= limit {
             return Err((WINDOW - age).as_secs().div_ceil(60));
         }
         seen.count += 1;
@@ -54,8 +74,9 @@ impl Throttle {
     }
 
     /// A login succeeded.
-    pub(super) fn forget(&self, email: &str) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(email);
+    pub(super) fn forget(&self, email: &str, from: IpAddr) {
+        let key = (email.to_owned(), Some(place(from)));
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 }
 
@@ -63,27 +84,48 @@ impl Throttle {
 mod tests {
     use super::*;
 
+    fn from(n: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into()
+    }
+
     #[test]
     fn the_window_ends_and_a_success_resets_it() {
         let (throttle, start) = (Throttle::default(), Instant::now());
         for _ in 0..ATTEMPTS {
-            assert_eq!(throttle.attempt_at("a", start), Ok(()));
+            assert_eq!(throttle.attempt_at("a", from(1), start), Ok(()));
         }
-        assert_eq!(throttle.attempt_at("a", start), Err(15));
-        assert_eq!(throttle.attempt_at("b", start), Ok(()));
-        assert_eq!(throttle.attempt_at("a", start + WINDOW), Ok(()));
-        throttle.forget("a");
+        assert_eq!(throttle.attempt_at("a", from(1), start), Err(15));
+        assert_eq!(throttle.attempt_at("b", from(1), start), Ok(()));
+        assert_eq!(throttle.attempt_at("a", from(1), start + WINDOW), Ok(()));
+        throttle.forget("a", from(1));
         for _ in 0..ATTEMPTS {
-            assert_eq!(throttle.attempt_at("a", start), Ok(()));
+            assert_eq!(throttle.attempt_at("a", from(1), start + WINDOW), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_guesser_does_not_lock_the_owner_out_and_many_are_stopped_together() {
+        let (throttle, start) = (Throttle::default(), Instant::now());
+        while throttle.attempt_at("a", from(0), start).is_ok() {}
+        assert_eq!(throttle.attempt_at("a", from(1), start), Ok(()));
+        let allowed = (2..1000).filter(|&n| throttle.attempt_at("a", from(n), start).is_ok()).count();
+        assert_eq!(u32::try_from(allowed).unwrap(), ATTEMPTS_IN_ALL - ATTEMPTS - 1);
+    }
+
+    #[test]
+    fn one_ipv6_network_is_one_place_and_a_mapped_address_the_address() {
+        let parsed = |text: &str| place(text.parse().unwrap());
+        assert_eq!(parsed("2001:db8:1:2:3:4:5:6"), parsed("2001:db8:1:2::1"));
+        assert_ne!(parsed("2001:db8:1:2::1"), parsed("2001:db8:1:3::1"));
+        assert_eq!(parsed("::ffff:10.0.0.1"), from(1));
     }
 
     #[test]
     fn memory_is_bounded() {
         let (throttle, start) = (Throttle::default(), Instant::now());
-        for n in 0..EMAILS + 50 {
-            assert_eq!(throttle.attempt_at(&n.to_string(), start), Ok(()));
+        for n in 0..KEYS + 50 {
+            assert_eq!(throttle.attempt_at(&n.to_string(), from(1), start), Ok(()));
         }
-        assert_eq!(throttle.failures.lock().unwrap().len(), EMAILS);
+        assert_eq!(throttle.failures.lock().unwrap().len(), KEYS);
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn decide(
 
 /// Why it failed, in one line.
 fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
-    let memory = || "killed: memory".to_owned();
+    let memory = || format!("killed: memory: a build may use {}", size(Limits::build().memory_bytes));
     let timeout = || format!("timed out after {}", duration(settings.seconds));
     match status.failure.as_ref().map(|failure| (failure.code, &failure.message)) {
         Some((FailureCode::Memory, _)) => return memory(),
@@ -152,12 +152,15 @@ mod tests {
     fn a_bad_end_has_a_reason_in_one_line() {
         let oom = Some(ExitStatus { code: None, signal: Some(9), out_of_memory: true });
         for (status, reason) in [
-            (with_failure(FailureCode::Memory), "killed: memory"),
+            (with_failure(FailureCode::Memory), "killed: memory: a build may use 2.1 GB"),
             (with_failure(FailureCode::RunTimeout), "timed out after 15 min"),
             (with_failure(FailureCode::Processes), "processes: a build may have 512 of them and of threads"),
             (with_failure(FailureCode::OutputTooLarge), "the package is larger than 500 MB"),
             (with_failure(FailureCode::CannotStart), "cannot start: image ruby-build is missing"),
-            (InstanceStatus { exit: oom, ..said(&["mogok-build: failed: lied"]) }, "killed: memory"),
+            (
+                InstanceStatus { exit: oom, ..said(&["mogok-build: failed: lied"]) },
+                "killed: memory: a build may use 2.1 GB",
+            ),
             (said(&["mogok-build: failed: bundle install\u{1b}[0m", "x"]), "bundle install [0m"),
             (said(&["tar: write error: No space left on device"]), "disk full: a build may write 4.2 GB"),
             (said(&["x"]), "the build exited with status 1"),

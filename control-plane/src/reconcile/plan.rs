@@ -122,8 +122,11 @@ fn roll(view: &AppView<'_>, rollout: &Rollout, seen: &impl Seen, actions: &mut V
         return;
     }
     let deploy = running(view);
-    let mut statuses = rollout.news.values().filter_map(|id| seen.status(*id));
+    let again = failed_before(view, rollout, seen);
+    let tried = rollout.news.values().filter(|id| !again.contains(id));
+    let mut statuses = tried.filter_map(|id| seen.status(*id));
     let failure = statuses.find_map(|status| deploy::failure(&status)).filter(|_| deploy.is_some());
+    actions.extend(again.iter().copied().map(Action::Unroute));
     let leave = if failure.is_some() && !rollout.olds.iter().any(|id| may_serve(seen, *id)) {
         // Neither works. What is wanted stays and is tried again; the old would not be better.
         rollout.olds.clone()
@@ -140,6 +143,18 @@ fn roll(view: &AppView<'_>, rollout: &Rollout, seen: &impl Seen, actions: &mut V
         let phase = seen.status(*id).map_or_else(|| "handed to its node".to_owned(), |s| s.phase.to_string());
         note(view, deploy, format!("waiting for {name} ({phase})"), actions);
     }
+}
+
+/// Instances of an earlier deploy that failed and wait for their restart. The deploy under way has new ones made in
+/// their place: it answers with how that went and not with how it went before.
+fn failed_before(view: &AppView<'_>, rollout: &Rollout, seen: &impl Seen) -> Vec<InstanceId> {
+    let Some(latest) = view.latest.filter(|latest| latest.deploy.state == DeployState::Running) else {
+        return Vec::new();
+    };
+    let before = |row: &&InstanceRow| row.deployed_at.is_none_or(|at| at < latest.deploy.created_at);
+    let failed = |id: &InstanceId| seen.status(*id).is_some_and(|status| deploy::failure(&status).is_some());
+    let of_before = view.instances.iter().filter(before).map(|row| row.id);
+    of_before.filter(|id| rollout.news.values().any(|new| new == id)).filter(failed).collect()
 }
 
 /// Old instances that need not be waited for: of each process those that are not up beside one that may serve, or

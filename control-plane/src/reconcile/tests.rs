@@ -411,6 +411,23 @@ fn a_failed_deploy_says_why_and_leaves_the_old_alone() {
 }
 
 #[test]
+fn a_start_is_an_attempt_of_its_own_also_while_a_crashed_process_waits() {
+    let mut sim = Sim::new();
+    sim.happen(&Event::Release { broken: true });
+    sim.happen(&Event::Start);
+    sim.quiesce();
+    assert_eq!(sim.latest.as_ref().unwrap().deploy.state, DeployState::Failed);
+    // What it needs is back.
+    sim.broken.clear();
+    sim.happen(&Event::Start);
+    sim.quiesce();
+    let deploy = &sim.latest.as_ref().unwrap().deploy;
+    assert_eq!((deploy.state, &deploy.message), (DeployState::Succeeded, &None));
+    let again: Vec<_> = sim.rows.iter().filter(|row| row.deploy != Some(deploy.id)).collect();
+    assert!(again.is_empty() && sim.rows.len() == 2, "{again:?}");
+}
+
+#[test]
 fn a_start_without_a_build_says_what_to_do() {
     let mut sim = Sim::new();
     sim.happen(&Event::Start);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -89,8 +89,8 @@ pub(super) async fn run(state: AppState, listener: TcpListener, stop: Cancellati
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -101,7 +101,9 @@ pub(super) async fn run(state: AppState, listener: TcpListener, stop: Cancellati
         let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let hosts = hosts.clone();
             async move {
-                Ok::<_, std::convert::Infallible>(hosts.answer(request.map(axum::body::Body::new)).await)
+                let mut request = request.map(axum::body::Body::new);
+                request.extensions_mut().insert(ConnectInfo(peer));
+                Ok::<_, std::convert::Infallible>(hosts.answer(request).await)
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
