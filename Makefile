@@ -35,7 +35,7 @@ build:
 	tests/static-probe.sh $(DEBUG)
 
 release:
-	cargo build --workspace --bins --release
+	cargo build --workspace --exclude mogok-tests --exclude mogok-probe --bins --release
 	tests/static-shim.sh release $(RELEASE)
 
 images: build
