@@ -2,6 +2,7 @@
 //! given. [`Settings`] is what people write, [`Config`] what the agent goes by: complete and checked.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use mogok_api::id::NodeId;
@@ -87,6 +88,9 @@ pub struct Settings {
     /// ADDRESS:PORT that builds may reach whatever the egress policy is (repeatable)
     #[arg(long = "build-grant")]
     pub build_grant: Vec<SocketAddrV4>,
+    /// Mbit/s that a container may send, and as many that it may receive [default: 1000]
+    #[arg(long, value_name = "MBIT")]
+    pub bandwidth: Option<NonZeroU32>,
     /// Name of the cgroup that holds all containers [default: mogok]
     #[arg(long)]
     pub cgroup: Option<String>,
@@ -135,6 +139,7 @@ impl Settings {
             port_range: self.port_range.or(file.port_range),
             egress: self.egress.or(file.egress),
             build_grant: if self.build_grant.is_empty() { file.build_grant } else { self.build_grant },
+            bandwidth: self.bandwidth.or(file.bandwidth),
             cgroup: self.cgroup.or(file.cgroup),
             cgroup_parent: self.cgroup_parent.or(file.cgroup_parent),
             node_id: self.node_id.or(file.node_id),
@@ -153,6 +158,11 @@ pub struct TlsFiles {
     pub client_ca: PathBuf,
 }
 
+/// One container cannot use up the link of a node, which has 10 Gbit/s in most data centres.
+fn default_bandwidth() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(999)
+}
+
 /// The part of the configuration that what exists on the host was made by; kept so that a purge finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSettings {
@@ -161,6 +171,9 @@ pub struct HostSettings {
     pub ports: (u16, u16),
     pub egress: Egress,
     pub build_grants: Vec<SocketAddrV4>,
+    /// Mbit/s.
+    #[serde(default = "default_bandwidth")]
+    pub bandwidth: NonZeroU32,
     pub cgroup: String,
     /// Where `cgroup` lies on a unified host; the agent's own cgroup where absent.
     #[serde(default)]
@@ -181,6 +194,7 @@ impl HostSettings {
             ports: self.ports,
             egress: self.egress,
             build_grants: self.build_grants.clone(),
+            bandwidth: self.bandwidth,
             table,
             state_dir: state_dir.to_owned(),
         }
@@ -234,6 +248,7 @@ impl Config {
                 ports: port_range(settings.port_range.as_deref().unwrap_or("20000-29999"))?,
                 egress: settings.egress.unwrap_or(Egress::Deny),
                 build_grants: settings.build_grant,
+                bandwidth: settings.bandwidth.unwrap_or(default_bandwidth()),
                 cgroup: settings.cgroup.unwrap_or_else(|| "mogok".to_owned()),
                 cgroup_parent: settings.cgroup_parent,
             },

@@ -252,6 +252,7 @@ pub(crate) fn sample_spec() -> mogok_api::instance::InstanceSpec {
         command: vec!["/bin/sh".into()],
         env: std::collections::BTreeMap::new(),
         limits: Limits::app(),
+        grants: Default::default(),
         listens: false,
         health: HealthCheck::default(),
         restart: RestartPolicy::Always,

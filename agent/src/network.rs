@@ -7,13 +7,15 @@
 //! link and rules are gone. [`Network`] is a handle: one thread (`worker`) decides, two make namespaces
 //! ahead and one removes links behind, all in the network namespace of the caller of [`Network::start`].
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use mogok_api::id::InstanceId;
-use mogok_api::instance::ContainerKind;
+use mogok_api::instance::{ContainerKind, InstanceSpec};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -61,6 +63,8 @@ pub struct NetworkConfig {
     /// What builds may reach (the gem mirror): addresses of this host; of others only where the host
     /// forwards.
     pub build_grants: Vec<SocketAddrV4>,
+    /// Megabits per second that a container may send, and as many that it may receive.
+    pub bandwidth: NonZeroU32,
     /// Name of the nftables table (family inet), this agent's alone: `[a-z][a-z0-9_]*`, 31 at most.
     pub table: String,
     /// Where the place in the rotation of addresses and ports is kept over restarts.
@@ -131,6 +135,29 @@ pub enum NetworkError {
     Stopped,
 }
 
+/// What a container is to have of the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demand {
+    pub kind: ContainerKind,
+    /// A host port leads to it.
+    pub listens: bool,
+    /// What it alone may reach by TCP, beside what its kind may: addresses of this host; of others only where the
+    /// host forwards.
+    pub grants: BTreeSet<SocketAddrV4>,
+}
+
+impl Demand {
+    #[must_use]
+    pub fn new(kind: ContainerKind, listens: bool) -> Self {
+        Self { kind, listens, grants: BTreeSet::new() }
+    }
+
+    #[must_use]
+    pub fn of(spec: &InstanceSpec) -> Self {
+        Self { kind: spec.kind, listens: spec.listens, grants: spec.grants.clone() }
+    }
+}
+
 /// What a container holds of the node. Kept by the caller, who hands it back after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocation {
@@ -153,7 +180,7 @@ pub struct Attachment {
 #[derive(Debug, Clone)]
 pub struct Saved {
     pub id: InstanceId,
-    pub kind: ContainerKind,
+    pub demand: Demand,
     pub allocation: Allocation,
 }
 
@@ -201,24 +228,19 @@ impl Network {
         &self.resolvers
     }
 
-    /// A namespace with a link of its own, a host port where the container `listens`, and its rules.
-    pub async fn attach(
-        &self,
-        id: InstanceId,
-        kind: ContainerKind,
-        listens: bool,
-    ) -> Result<Attachment, NetworkError> {
-        self.ask(|reply| worker::Command::Attach { id, kind, listens, reply }).await
+    /// A namespace with a link of its own, a host port where the container listens, and its rules.
+    pub async fn attach(&self, id: InstanceId, demand: Demand) -> Result<Attachment, NetworkError> {
+        self.ask(|reply| worker::Command::Attach { id, demand, reply }).await
     }
 
     /// Takes back what a container held before the agent restarted. Doing it twice is doing it once.
     pub async fn restore(
         &self,
         id: InstanceId,
-        kind: ContainerKind,
+        demand: Demand,
         saved: &Allocation,
     ) -> Result<(), NetworkError> {
-        let saved = Saved { id, kind, allocation: saved.clone() };
+        let saved = Saved { id, demand, allocation: saved.clone() };
         self.ask(|reply| worker::Command::Restore { saved, reply }).await
     }
 

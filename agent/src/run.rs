@@ -33,7 +33,7 @@ use crate::instance::adopt::{self, Finding, Shims};
 use crate::ledger::uids::UidRanges;
 use crate::ledger::{Ledger, Record, atomic};
 use crate::logs::Logs;
-use crate::network::{Network, Saved};
+use crate::network::{Demand, Network, Saved};
 use crate::node::{self, Ground, Node, STARTS};
 use crate::reconcile::desired::DesiredFile;
 use crate::reconcile::{Reconciler, Wanted};
@@ -104,7 +104,7 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Found)> {
     let mut found = find_all(&ground)?;
     let saved = found.records.iter().filter_map(|(record, finding)| {
         let allocation = record.allocation.clone().filter(|_| matches!(finding, Finding::Alive(_)))?;
-        Some(Saved { id: record.id(), kind: record.spec.kind, allocation })
+        Some(Saved { id: record.id(), demand: Demand::of(&record.spec), allocation })
     });
     let (network, lost) = Network::start_with(&config.host.network(&state_dir), saved.collect())
         .await

@@ -5,12 +5,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use mogok_agent::network::{Allocation, Attachment, Egress, Network, NetworkConfig, NetworkError, Saved};
+use mogok_agent::network::{
+    Allocation, Attachment, Demand, Egress, Network, NetworkConfig, NetworkError, Saved,
+};
 use mogok_api::id::InstanceId;
 use mogok_api::instance::ContainerKind::{App, Build};
 
 #[path = "network/lab.rs"]
 mod lab;
+#[path = "network/reach.rs"]
+mod reach;
 
 use lab::{Elsewhere, PATIENCE, dial, inside, on_a_host_of_its_own, reaches, run, serve};
 
@@ -19,7 +23,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 /// A web container that serves.
 async fn web(network: &Network) -> (InstanceId, Attachment) {
     let id = InstanceId::new();
-    let attachment = network.attach(id, App, true).await.unwrap();
+    let attachment = network.attach(id, Demand::new(App, true)).await.unwrap();
     inside(&attachment.netns, || serve(5000));
     (id, attachment)
 }
@@ -74,8 +78,8 @@ fn only_builds_reach_what_is_granted_to_builds() {
         let network = lab.start().await;
         serve(8081);
         serve(8082);
-        let build = network.attach(InstanceId::new(), Build, false).await.unwrap();
-        let app = network.attach(InstanceId::new(), App, false).await.unwrap();
+        let build = network.attach(InstanceId::new(), Demand::new(Build, false)).await.unwrap();
+        let app = network.attach(InstanceId::new(), Demand::new(App, false)).await.unwrap();
         assert_eq!(build.allocation.host_port, None);
         assert!(reaches(&build.netns, (GATEWAY, 8081)));
         assert!(!reaches(&build.netns, (GATEWAY, 8082)));
@@ -195,7 +199,7 @@ fn detach_leaves_nothing_and_frees_the_port_last() {
         let network = lab.start().await;
         let (id, attachment) = web(&network).await;
         let Attachment { netns, allocation } = attachment;
-        let error = network.attach(id, App, true).await.unwrap_err();
+        let error = network.attach(id, Demand::new(App, true)).await.unwrap_err();
         assert!(matches!(error, NetworkError::AlreadyAttached(_)));
         network.detach(id).await.unwrap();
         network.detach(id).await.unwrap();
@@ -214,14 +218,14 @@ fn detach_leaves_nothing_and_frees_the_port_last() {
         assert!(!table.contains(&address) && !table.contains(&port.to_string()), "{table}");
         assert!(dial(endpoint(&allocation)).is_err());
         for _ in 0..9 {
-            let next = network.attach(InstanceId::new(), App, true).await.unwrap();
+            let next = network.attach(InstanceId::new(), Demand::new(App, true)).await.unwrap();
             assert_ne!(next.allocation.host_port, allocation.host_port);
         }
-        let last = network.attach(InstanceId::new(), App, true).await.unwrap();
+        let last = network.attach(InstanceId::new(), Demand::new(App, true)).await.unwrap();
         assert_eq!(last.allocation.host_port, allocation.host_port);
-        let error = network.attach(InstanceId::new(), App, true).await.unwrap_err();
+        let error = network.attach(InstanceId::new(), Demand::new(App, true)).await.unwrap_err();
         assert!(matches!(error, NetworkError::NoPort { first: 20000, last: 20009 }));
-        network.attach(InstanceId::new(), App, false).await.unwrap();
+        network.attach(InstanceId::new(), Demand::new(App, false)).await.unwrap();
     });
 }
 
@@ -230,7 +234,7 @@ fn a_port_that_someone_listens_on_is_skipped() {
     on_a_host_of_its_own(async |lab| {
         let network = lab.start().await;
         let _taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 20000)).unwrap();
-        let attachment = network.attach(InstanceId::new(), App, true).await.unwrap();
+        let attachment = network.attach(InstanceId::new(), Demand::new(App, true)).await.unwrap();
         assert_eq!(attachment.allocation.host_port, Some(20001));
     });
 }
@@ -247,16 +251,20 @@ fn containers_live_on_through_a_restart() {
         drop(network);
         run("ip", &["link", "del", &gone.allocation.link]).unwrap();
 
-        let saved = |id, of: &Attachment| Saved { id, kind: App, allocation: of.allocation.clone() };
+        let saved = |id, of: &Attachment| Saved {
+            id,
+            demand: Demand::new(App, true),
+            allocation: of.allocation.clone(),
+        };
         let all = vec![saved(id, &kept), saved(gone_id, &gone)];
         let (network, lost) = Network::start_with(&lab.config(), all).await.unwrap();
         assert_eq!(lost, [gone_id]);
         stream.write_all(b"ping").unwrap();
         stream.read_exact(&mut [0; 4]).expect("an open connection goes on");
         dial(endpoint(&kept.allocation)).unwrap();
-        let error = network.restore(gone_id, App, &gone.allocation).await.unwrap_err();
+        let error = network.restore(gone_id, Demand::new(App, true), &gone.allocation).await.unwrap_err();
         assert!(matches!(error, NetworkError::LinkGone { .. }));
-        network.restore(id, App, &kept.allocation).await.unwrap();
+        network.restore(id, Demand::new(App, true), &kept.allocation).await.unwrap();
 
         // Nobody has claimed this one: its port is nobody's, also for connections of before.
         assert!(dial(endpoint(&orphan.allocation)).is_err());
@@ -264,7 +272,7 @@ fn containers_live_on_through_a_restart() {
         assert_eq!(stale.read(&mut [0; 4]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         let (_, fresh) = web(&network).await;
         assert_ne!(fresh.allocation.address, orphan.allocation.address);
-        network.restore(orphan_id, App, &orphan.allocation).await.unwrap();
+        network.restore(orphan_id, Demand::new(App, true), &orphan.allocation).await.unwrap();
         dial(endpoint(&orphan.allocation)).unwrap();
         network.sweep().await.unwrap();
         for known in [&kept, &fresh, &orphan] {
@@ -273,7 +281,7 @@ fn containers_live_on_through_a_restart() {
 
         drop(network);
         let network = lab.start().await;
-        network.restore(id, App, &kept.allocation).await.unwrap();
+        network.restore(id, Demand::new(App, true), &kept.allocation).await.unwrap();
         dial(endpoint(&kept.allocation)).unwrap();
         assert!(network.sweep().await.unwrap() >= 2);
         let links = run("ip", &["-o", "link"]).unwrap();
@@ -314,7 +322,7 @@ fn stop_gives_the_host_back_and_touches_nothing_else() {
         assert_eq!(before, [run("nft", &["list", "ruleset"]), run("ip", &["-o", "route"])]);
         assert_eq!(run("ip", &["-o", "link"]).unwrap().lines().count(), 1);
         assert!(!run("ip", &["-o", "addr"]).unwrap().contains("10.88.0.1"));
-        let error = network.attach(InstanceId::new(), App, true).await.unwrap_err();
+        let error = network.attach(InstanceId::new(), Demand::new(App, true)).await.unwrap_err();
         assert!(matches!(error, NetworkError::Stopped));
     });
 }
@@ -345,8 +353,9 @@ fn many_at_once_get_what_they_need_and_leave_nothing() {
         let network = Network::start(&config).await.unwrap();
         for _ in 0..2 {
             let ids: Vec<InstanceId> = (0..60).map(|_| InstanceId::new()).collect();
-            let attached =
-                futures_util::future::join_all(ids.iter().map(|id| network.attach(*id, App, true)));
+            let attached = futures_util::future::join_all(
+                ids.iter().map(|id| network.attach(*id, Demand::new(App, true))),
+            );
             let attached: Vec<Attachment> = attached.await.into_iter().map(Result::unwrap).collect();
             let ports: std::collections::HashSet<_> =
                 attached.iter().map(|attachment| attachment.allocation.host_port).collect();
@@ -378,7 +387,7 @@ fn figures() {
             while held.len() < containers {
                 let some = (held.len()..containers.min(held.len() + 32)).map(|_| InstanceId::new());
                 let some: Vec<_> = some.collect();
-                let attached = some.iter().map(|id| network.attach(*id, App, true));
+                let attached = some.iter().map(|id| network.attach(*id, Demand::new(App, true)));
                 for attachment in futures_util::future::join_all(attached).await {
                     held.push(attachment.unwrap());
                 }
@@ -389,7 +398,7 @@ fn figures() {
                 let id = InstanceId::new();
                 tokio::time::sleep(Duration::from_millis(60)).await;
                 let start = Instant::now();
-                let attachment = network.attach(id, App, true).await.unwrap();
+                let attachment = network.attach(id, Demand::new(App, true)).await.unwrap();
                 attach.push(start.elapsed());
                 let start = Instant::now();
                 network.detach(id).await.unwrap();

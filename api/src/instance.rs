@@ -1,8 +1,8 @@
 //! One container: what is wanted of it ([`InstanceSpec`]) and what is seen of it ([`InstanceStatus`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,11 @@ pub struct InstanceSpec {
     /// The whole environment but `PORT`, which the agent adds where `listens`.
     pub env: BTreeMap<String, String>,
     pub limits: Limits,
+    /// `ADDRESS:PORT` of services that it alone may reach by TCP, whatever the node's egress policy is; IPv4, at most
+    /// 16.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.5:5432"]))]
+    pub grants: BTreeSet<SocketAddrV4>,
     /// Does it listen on `0.0.0.0:$PORT`? Then it gets a host port and a health check.
     pub listens: bool,
     #[serde(default)]

@@ -11,7 +11,7 @@ use mogok_api::instance::ContainerKind;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cgroup::{Controller, Hierarchies};
-use crate::network::{Egress, Network, NetworkConfig, Subnet};
+use crate::network::{Demand, Egress, Network, NetworkConfig, Subnet};
 
 /// Directories of a root user's PATH, which services are often started without.
 const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -177,6 +177,7 @@ fn network() -> Result<(), String> {
             ports: (20000, 20000),
             egress: Egress::Internet,
             build_grants: Vec::new(),
+            bandwidth: std::num::NonZeroU32::MIN.saturating_add(99_999),
             table: "mogok_check".into(),
             state_dir: dir.path().to_owned(),
         };
@@ -186,7 +187,7 @@ fn network() -> Result<(), String> {
             .map_err(|error| format!("start a runtime: {error}"))?;
         runtime.block_on(async {
             let network = Network::start(&config).await.map_err(|error| describe(&error))?;
-            let attached = network.attach(InstanceId::new(), ContainerKind::Build, true).await;
+            let attached = network.attach(InstanceId::new(), Demand::new(ContainerKind::Build, true)).await;
             network.stop().await;
             attached.map(drop).map_err(|error| describe(&error))
         })

@@ -4,6 +4,7 @@
 //!
 //! Invariant: a pure function of its inputs.
 
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 pub use crate::network::CONTAINER_PORT as PORT;
@@ -20,6 +21,7 @@ const LOG: Log = Log { file_bytes: MIB, files: 4, rate_bytes: MIB };
 /// Arguments and environment: what one exec may carry, with room to spare (execve(2)).
 const EXEC_BYTES: usize = 512 * 1024;
 const MOUNTS: usize = 32;
+const GRANTS: usize = 16;
 const PATH_BYTES: usize = 1024;
 /// Longest grace, boot timeout and the like.
 const LONGEST_S: u32 = 24 * 3600;
@@ -41,6 +43,10 @@ pub enum InvalidSpec {
     TooManyMounts(usize),
     #[error("the health check's path {0:?} is not a path of printable characters that starts with /")]
     HealthPath(String),
+    #[error("{0} grants, more than {GRANTS}")]
+    TooManyGrants(usize),
+    #[error("{0} is no address and port of a service on the network")]
+    Grant(SocketAddrV4),
     #[error("limit {name} is {value}, it must be from {least} to {most}")]
     Limit { name: &'static str, value: u64, least: u64, most: u64 },
 }
@@ -97,6 +103,16 @@ pub fn check(spec: &InstanceSpec) -> Result<(), InvalidSpec> {
         && !(path.starts_with('/') && path.len() <= PATH_BYTES && path.bytes().all(|b| b.is_ascii_graphic()))
     {
         return Err(InvalidSpec::HealthPath(shown(path)));
+    }
+    if spec.grants.len() > GRANTS {
+        return Err(InvalidSpec::TooManyGrants(spec.grants.len()));
+    }
+    let nowhere = |to: &&SocketAddrV4| {
+        let ip = to.ip();
+        to.port() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast()
+    };
+    if let Some(grant) = spec.grants.iter().find(nowhere) {
+        return Err(InvalidSpec::Grant(*grant));
     }
     let limits = &spec.limits;
     let quota = u64::from(limits.cpu_millis) * 100;
@@ -251,6 +267,14 @@ mod tests {
             InvalidSpec::Limit { name: "io.write_ops", .. }
         ));
         assert!(matches!(with(|s| s.health.path = Some("/a b".into())), InvalidSpec::HealthPath(_)));
+        assert!(matches!(
+            with(|s| s.grants = (1..=17).map(|port| SocketAddrV4::new([10, 0, 0, 5].into(), port)).collect()),
+            InvalidSpec::TooManyGrants(17)
+        ));
+        for nowhere in ["10.0.0.5:0", "0.0.0.0:80", "127.0.0.1:80", "224.0.0.1:80"] {
+            let spec = InstanceSpec { grants: [nowhere.parse().unwrap()].into(), ..good.clone() };
+            assert!(matches!(check(&spec), Err(InvalidSpec::Grant(_))), "{nowhere}");
+        }
         for path in ["", "/", "a", "/a/../b", "/a//b", "/proc/x", "/dev", "/a/\0"] {
             let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
             let blobs = vec![BlobMount { digest, path: path.into() }];

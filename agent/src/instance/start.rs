@@ -22,7 +22,7 @@ use crate::cgroup::CgroupError;
 use crate::disk::DiskError;
 use crate::fail_point;
 use crate::ledger::{LedgerError, Run, atomic};
-use crate::network::NetworkError;
+use crate::network::{Demand, NetworkError};
 use crate::shim::{self, LaunchError};
 
 /// A shim that has not reported by then is stuck.
@@ -168,7 +168,7 @@ impl Instance {
         if self.netns.is_none() {
             // An earlier agent's namespace ended with its last process, but its link and port are still held.
             self.node.network.detach(id).await?;
-            let attachment = self.node.network.attach(id, spec.kind, spec.listens).await?;
+            let attachment = self.node.network.attach(id, Demand::of(&spec)).await?;
             fail_point!(Attached);
             self.netns = Some(attachment.netns);
             self.record.allocation = Some(attachment.allocation);

@@ -96,6 +96,11 @@ impl Batch {
         if entry.build {
             self.element(kind, table, "builders", &address, None);
         }
+        for grant in &entry.grants {
+            let [high, low] = grant.port().to_be_bytes();
+            let key = [address, grant.ip().octets(), [high, low, 0, 0]].concat();
+            self.element(kind, table, "granted", &key, None);
+        }
     }
 
     fn element(&mut self, kind: u16, table: &str, set: &str, key: &[u8], data: Option<&[u8]>) {
@@ -148,13 +153,15 @@ fn text(kind: u16, value: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV4;
+
     use super::super::Allocation;
     use super::*;
 
     fn entry() -> Entry {
         let address = "10.88.0.2".parse().unwrap();
         let allocation = Allocation { address, host_port: Some(20000), link: "mg0a580002".into() };
-        Entry { allocation, build: true }
+        Entry { allocation, build: true, grants: [SocketAddrV4::new([10, 0, 0, 5].into(), 5432)].into() }
     }
 
     /// Type, flags and number of every message; each is as long as it says and padded.
@@ -177,13 +184,13 @@ mod tests {
         batch.remove("mogok", &entry());
         let (bytes, last) = batch.finish().unwrap();
         let found = headers(&bytes);
-        assert_eq!(found.len(), 10);
-        assert_eq!((found[0].0, found[9].0), (BATCH_BEGIN, BATCH_END));
-        assert!(found.iter().map(|header| header.2).eq(7..17));
+        assert_eq!(found.len(), 12);
+        assert_eq!((found[0].0, found[11].0), (BATCH_BEGIN, BATCH_END));
+        assert!(found.iter().map(|header| header.2).eq(7..19));
         let answered: Vec<u32> =
             found.iter().filter(|header| header.1 & NLM_F_ACK != 0).map(|header| header.2).collect();
         assert_eq!(answered, [last]);
-        assert_eq!(last, 15);
+        assert_eq!(last, 17);
     }
 
     #[test]
@@ -199,5 +206,6 @@ mod tests {
         let has = |key: &[u8]| bytes.windows(key.len()).any(|window| window == key);
         assert!(has(b"mg0a580002\0\0\0\0\0\0\x0a\x58\x00\x02"));
         assert!(has(&[0x4e, 0x20, 0, 0, 10, 88, 0, 2]));
+        assert!(has(&[10, 88, 0, 2, 10, 0, 0, 5, 0x15, 0x38, 0, 0]));
     }
 }

@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use mogok_api::id::InstanceId;
-use mogok_api::instance::ContainerKind;
 use serde::{Deserialize, Serialize};
 
 use super::rotation::Rotation;
@@ -125,8 +124,8 @@ impl Leases {
 
     /// Takes back what a container held before a restart. `None` when it is held already.
     pub(super) fn adopt(&mut self, saved: Saved) -> Result<Option<Entry>, NetworkError> {
-        let Saved { id, kind, allocation } = saved;
-        let entry = Entry { allocation, build: kind == ContainerKind::Build };
+        let Saved { id, demand, allocation } = saved;
+        let entry = Entry::new(allocation, demand);
         if let Some(held) = self.held.get(&id) {
             let what = format!("network {} beside {}", entry.allocation.link, held.allocation.link);
             return if *held == entry { Ok(None) } else { Err(NetworkError::Conflict { id, what }) };
@@ -154,8 +153,10 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use mogok_api::instance::ContainerKind;
+
     use super::*;
-    use crate::network::Egress;
+    use crate::network::{Demand, Egress};
 
     fn config(dir: &std::path::Path) -> NetworkConfig {
         NetworkConfig {
@@ -163,6 +164,7 @@ mod tests {
             ports: (100, 101),
             egress: Egress::Deny,
             build_grants: Vec::new(),
+            bandwidth: std::num::NonZeroU32::MIN,
             table: "mogok".into(),
             state_dir: dir.to_owned(),
         }
@@ -171,7 +173,7 @@ mod tests {
     fn saved(last: u8, port: u16) -> Saved {
         let address = Ipv4Addr::new(10, 88, 0, last);
         let allocation = Allocation { address, host_port: Some(port), link: link::name(address) };
-        Saved { id: InstanceId::new(), kind: ContainerKind::App, allocation }
+        Saved { id: InstanceId::new(), demand: Demand::new(ContainerKind::App, true), allocation }
     }
 
     #[test]

@@ -4,9 +4,13 @@
 //! the same with one container as with ten thousand, and so does an update. Pure. Only numbers and names
 //! that were checked at the edge get into the text. `docs/adr/0011-node-network.md` tells why each rule is there.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU32;
 
-use super::{Allocation, CONTAINER_PORT, Egress, NetworkConfig, Subnet};
+use mogok_api::instance::ContainerKind;
+
+use super::{Allocation, CONTAINER_PORT, Demand, Egress, NetworkConfig, Subnet};
 
 /// What no container may reach: the ranges that are not globally reachable (IANA special-purpose
 /// registry, RFC 6890), multicast and reserved. 169.254.0.0/16 has the clouds' metadata service.
@@ -32,6 +36,8 @@ pub(super) const PROBE: &str = "refused";
 
 /// Open connections of one container, so that none can fill the host's connection table.
 const MAX_FLOWS: u32 = 4096;
+/// Bytes; four packets as segmentation offload makes them, so that the slowest link takes one.
+const BURST: u64 = 256 * 1024;
 
 /// One container, as the table sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +45,14 @@ pub(super) struct Entry {
     pub(super) allocation: Allocation,
     /// May it reach the build grants?
     pub(super) build: bool,
+    /// What it alone may reach.
+    pub(super) grants: BTreeSet<SocketAddrV4>,
+}
+
+impl Entry {
+    pub(super) fn new(allocation: Allocation, demand: Demand) -> Self {
+        Self { allocation, build: demand.kind == ContainerKind::Build, grants: demand.grants }
+    }
 }
 
 /// The table's text.
@@ -48,6 +62,7 @@ pub(super) struct Ruleset {
     pool: Subnet,
     egress: Egress,
     grants: Vec<SocketAddrV4>,
+    bandwidth: NonZeroU32,
     resolvers: Vec<Ipv4Addr>,
 }
 
@@ -58,6 +73,7 @@ impl Ruleset {
             pool: config.pool,
             egress: config.egress,
             grants: config.build_grants.clone(),
+            bandwidth: config.bandwidth,
             resolvers,
         }
     }
@@ -103,6 +119,10 @@ impl Ruleset {
                 .clone()
                 .map(|entry| format!("\"{}\" . {}", entry.allocation.link, entry.allocation.address)),
         );
+        let granted = elements(entries.clone().flat_map(|entry| {
+            let from = entry.allocation.address;
+            entry.grants.iter().map(move |to| format!("{from} . {} . {}", to.ip(), to.port()))
+        }));
         let builders =
             elements(entries.filter(|entry| entry.build).map(|entry| entry.allocation.address.to_string()));
         let grants = elements(self.grants.iter().map(|grant| format!("{} . {}", grant.ip(), grant.port())));
@@ -121,6 +141,7 @@ impl Ruleset {
         } else {
             String::new()
         };
+        let over = self.over_bandwidth();
         format!(
             "table inet {table}
 delete table inet {table}
@@ -130,14 +151,21 @@ table inet {table} {{
   set sources {{ type ifname . ipv4_addr; {sources} }}
   set builders {{ type ipv4_addr; {builders} }}
   set grants {{ type ipv4_addr . inet_service; {grants} }}
+  set granted {{ type ipv4_addr . ipv4_addr . inet_service; {granted} }}
   set resolvers {{ type ipv4_addr; {resolvers} }}
   set forbidden {{ type ipv4_addr; flags interval; {forbidden} }}
   set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
+  set sent {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
+  set received {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
 
   chain origin {{ type filter hook prerouting priority raw; policy accept;
     meta iifgroup != {group} return
     meta nfproto != ipv4 drop
     iifname . ip saddr != @sources drop
+    update @sent {{ ip saddr {over} }} drop
+  }}
+  chain delivery {{ type filter hook postrouting priority mangle; policy accept;
+    meta oifgroup {group} ip daddr {pool} update @received {{ ip daddr {over} }} drop
   }}
   chain prerouting {{ type nat hook prerouting priority dstnat; policy accept;
     meta iifgroup != {group} ip daddr {gateway} dnat ip to tcp dport map @ports:{CONTAINER_PORT}
@@ -153,6 +181,7 @@ table inet {table} {{
     meta iifgroup != {group} return
     ct state established,related ct direction reply accept
     ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
+    ip saddr . ip daddr . tcp dport @granted accept
     ip saddr @builders ip daddr . tcp dport @grants accept
     {dns}
     goto refused
@@ -172,6 +201,7 @@ table inet {table} {{
     {clamp}
     ct state established,related ct direction reply accept
     ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
+    ip saddr . ip daddr . tcp dport @granted accept
     ip saddr @builders ip daddr . tcp dport @grants accept
     {dns}
     ip daddr @forbidden goto refused
@@ -185,6 +215,13 @@ table inet {table} {{
 }}
 "
         )
+    }
+
+    /// The match of a packet that goes beyond what a container may send or receive. It may save up a second's worth,
+    /// which the kernel adds to the burst (`nft_limit.c`).
+    fn over_bandwidth(&self) -> String {
+        let rate = u64::from(self.bandwidth.get()) * 125_000;
+        format!("limit rate over {rate} bytes/second burst {BURST} bytes")
     }
 
     /// Removes the table, whether it exists or not.

@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use mogok_api::id::InstanceId;
-use mogok_api::instance::ContainerKind;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +18,9 @@ use super::maker::{self, Made};
 use super::nfnetlink::Nfnetlink;
 use super::pool::{MOST, Pool, Slot};
 use super::ruleset::{Entry, PROBE, Ruleset};
-use super::{Allocation, Attachment, Egress, NetworkConfig, NetworkError, Saved, nft, remover, sysctl};
+use super::{
+    Allocation, Attachment, Demand, Egress, NetworkConfig, NetworkError, Saved, nft, remover, sysctl,
+};
 
 mod change;
 
@@ -34,7 +35,7 @@ type Reply<T> = oneshot::Sender<Result<T, NetworkError>>;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Attach { id: InstanceId, kind: ContainerKind, listens: bool, reply: Reply<Attachment> },
+    Attach { id: InstanceId, demand: Demand, reply: Reply<Attachment> },
     Restore { saved: Saved, reply: Reply<()> },
     Detach { id: InstanceId, reply: Reply<()> },
     Sweep { reply: Reply<usize> },
@@ -73,8 +74,7 @@ pub(super) fn spawn(
 #[derive(Debug)]
 struct Waiting {
     id: InstanceId,
-    kind: ContainerKind,
-    listens: bool,
+    demand: Demand,
     reply: Reply<Attachment>,
 }
 
@@ -179,8 +179,8 @@ impl Worker {
                 Woken::Commands => {
                     for command in commands.drain(..) {
                         match command {
-                            Command::Attach { id, kind, listens, reply } => {
-                                self.waiting.push_back(Waiting { id, kind, listens, reply });
+                            Command::Attach { id, demand, reply } => {
+                                self.waiting.push_back(Waiting { id, demand, reply });
                             }
                             Command::Restore { saved, reply } => self.restore(saved, reply, &mut changes),
                             Command::Detach { id, reply } => self.detach(id, reply, &mut changes),
@@ -252,7 +252,7 @@ impl Worker {
 
     /// Gives those who wait what there is.
     fn attach(&mut self, changes: &mut Vec<Change>) {
-        while let Some(Waiting { id, kind, listens, reply }) = self.waiting.pop_front() {
+        while let Some(Waiting { id, demand, reply }) = self.waiting.pop_front() {
             if reply.is_closed() {
                 continue;
             }
@@ -261,17 +261,17 @@ impl Worker {
                 continue;
             }
             let Some(slot) = self.pool.take() else {
-                self.waiting.push_front(Waiting { id, kind, listens, reply });
+                self.waiting.push_front(Waiting { id, demand, reply });
                 return;
             };
             let gateway = self.config.pool.gateway();
             // A port that someone listens on would be taken away from them by the rules.
             let free = |port| TcpListener::bind((gateway, port)).is_ok();
-            let host_port = if listens { self.leases.take_port(free) } else { None };
-            if listens && host_port.is_none() {
+            let host_port = if demand.listens { self.leases.take_port(free) } else { None };
+            if demand.listens && host_port.is_none() {
                 self.pool.give_back(slot);
                 if self.numbers_may_come() {
-                    self.waiting.push_front(Waiting { id, kind, listens, reply });
+                    self.waiting.push_front(Waiting { id, demand, reply });
                     return;
                 }
                 let (first, last) = self.config.ports;
@@ -280,7 +280,7 @@ impl Worker {
             }
             let Slot { address, netns } = slot;
             let allocation = Allocation { address, host_port, link: link::name(address) };
-            let entry = Entry { allocation, build: kind == ContainerKind::Build };
+            let entry = Entry::new(allocation, demand);
             self.leases.hold(id, entry.clone());
             changes.push(Change::Attach { id, entry, netns, reply });
         }

@@ -44,6 +44,7 @@ impl Lab {
             ports: (20000, 20009),
             egress: Egress::Deny,
             build_grants: vec![SocketAddrV4::new(Ipv4Addr::new(10, 88, 0, 1), 8081)],
+            bandwidth: std::num::NonZeroU32::MIN.saturating_add(99_999),
             table: "mogok_test".into(),
             state_dir: self.dir.path().to_owned(),
         }

@@ -394,6 +394,7 @@ pub(crate) fn instance(script: &str) -> InstanceSpec {
         command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         env: [("PATH".to_owned(), "/bin".to_owned())].into(),
         limits: Limits { memory_bytes: 64 << 20, disk_bytes: 16 << 20, disk_inodes: 1024, ..Limits::app() },
+        grants: Default::default(),
         listens: false,
         health: HealthCheck::default(),
         restart: RestartPolicy::Always,

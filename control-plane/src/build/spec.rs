@@ -71,6 +71,7 @@ pub(super) fn spec(wanted: &Wanted<'_>) -> Result<InstanceSpec, InvalidName> {
         command: vec![PROGRAM.to_owned()],
         env,
         limits: Limits::build(),
+        grants: Default::default(),
         listens: false,
         health: HealthCheck::default(),
         restart: RestartPolicy::Never,

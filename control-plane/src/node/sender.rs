@@ -100,6 +100,7 @@ mod tests {
             command: vec!["/bin/true".into()],
             env: BTreeMap::new(),
             limits: Limits { cpu_millis: cpu, ..Limits::app() },
+            grants: Default::default(),
             listens: true,
             health: HealthCheck::default(),
             restart: RestartPolicy::Always,

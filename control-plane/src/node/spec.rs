@@ -30,6 +30,7 @@ pub(super) fn of(app: &AppRow, release: &ReleaseRow, instance: &InstanceRow) -> 
         command: vec!["/bin/sh".to_owned(), "-c".to_owned(), shell_line(command)],
         env: release_env(app, release, &instance.process, instance.id),
         limits: Limits::app(),
+        grants: Default::default(),
         listens: instance.process.kind.is_web(),
         health: HealthCheck::default(),
         restart: RestartPolicy::Always,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use mogok_agent::network::{Egress, Network, NetworkConfig};
+use mogok_agent::network::{Demand, Egress, Network, NetworkConfig};
 use mogok_api::id::InstanceId;
 use mogok_api::instance::ContainerKind;
 use mogok_shim::sealed::Sealed;
@@ -83,6 +83,7 @@ fn with_network(engine: &Engine, dir: &Path) -> Result<Vec<Row>> {
         ports: (20_000, 20_999),
         egress: Egress::Deny,
         build_grants: Vec::new(),
+        bandwidth: std::num::NonZeroU32::MIN.saturating_add(99_999),
         table: "mogok_bench".to_owned(),
         state_dir: dir.to_owned(),
     };
@@ -91,7 +92,7 @@ fn with_network(engine: &Engine, dir: &Path) -> Result<Vec<Row>> {
     for _ in 0..ROUNDS {
         ours.push(milliseconds(|| {
             let id = InstanceId::new();
-            let attached = engine.block_on(network.attach(id, ContainerKind::App, true))?;
+            let attached = engine.block_on(network.attach(id, Demand::new(ContainerKind::App, true)))?;
             engine.once(Some(attached.netns.as_fd()))?;
             drop(attached);
             Ok(engine.block_on(network.detach(id))?)

@@ -113,6 +113,7 @@ impl Node {
                 disk_inodes: 2048,
                 ..Limits::app()
             },
+            grants: Default::default(),
             listens: false,
             health: HealthCheck::default(),
             restart: RestartPolicy::Never,

@@ -6,6 +6,7 @@ fn ruleset(egress: Egress) -> Ruleset {
         ports: (20000, 29999),
         egress,
         build_grants: vec!["10.88.0.1:8081".parse().unwrap()],
+        bandwidth: NonZeroU32::new(100).unwrap(),
         table: "mogok".into(),
         state_dir: "/".into(),
     };
@@ -15,7 +16,7 @@ fn ruleset(egress: Egress) -> Ruleset {
 fn entry(last: u8, host_port: Option<u16>, build: bool) -> Entry {
     let allocation =
         Allocation { address: Ipv4Addr::new(10, 88, 0, last), host_port, link: format!("mg0a58000{last}") };
-    Entry { allocation, build }
+    Entry { allocation, build, grants: BTreeSet::new() }
 }
 
 #[test]
@@ -51,4 +52,15 @@ fn links_on_their_way_out_stay_under_the_rules() {
     assert!(named > 0);
     assert_eq!(text.matches(&format!("{low}-{high}")).count(), named);
     assert!(text.contains(&format!("chain {PROBE} {{")));
+}
+
+#[test]
+fn a_grant_is_one_containers() {
+    let grants = BTreeSet::from(["10.0.0.5:5432".parse().unwrap(), "10.0.0.6:3306".parse().unwrap()]);
+    let entries = [Entry { grants, ..entry(2, None, false) }, entry(3, None, false)];
+    let text = ruleset(Egress::Deny).whole(entries.iter());
+    assert!(
+        text.contains("elements = { 10.88.0.2 . 10.0.0.5 . 5432, 10.88.0.2 . 10.0.0.6 . 3306 };"),
+        "{text}"
+    );
 }

@@ -41,6 +41,7 @@ fn handed(app: &AppRow) -> Handed {
         command: vec!["/usr/lib/mogok/build".to_owned()],
         env: BTreeMap::new(),
         limits: Limits::build(),
+        grants: Default::default(),
         listens: false,
         health: HealthCheck::default(),
         restart: RestartPolicy::Never,
