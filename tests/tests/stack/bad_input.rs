@@ -1,5 +1,6 @@
 //! Every mistake gets an error that names it and says what to do next.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -151,5 +152,16 @@ fn apps_that_crash_or_never_listen() -> Result<()> {
     dev.push(&app)?;
     dev.mogok(&app, &["build"])?;
     contains_all(&dev.mogok_fails(&app, &["start"])?, &["R10"]);
+
+    // A stop from another shell is what counts, and the start does not claim to have succeeded.
+    let mut start = dev.command(&app.dir, &["start"]);
+    let starting = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    wait_until("the start is under way", Duration::from_secs(20), || {
+        dev.mogok(&app, &["ps"]).is_ok_and(|text| text.contains("starting"))
+    })?;
+    dev.mogok(&app, &["stop"])?;
+    let started = starting.wait_with_output()?;
+    assert_eq!(started.status.code(), Some(1), "{started:?}");
+    contains_all(&both(&started), &["later change of hello took over", "mogok ps"]);
     platform.finish()
 }
