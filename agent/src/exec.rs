@@ -16,6 +16,7 @@ use mogok_api::id::InstanceId;
 use mogok_shim::protocol::StepFailed;
 use mogok_shim::sealed::Sealed;
 
+use crate::fail_point;
 use crate::instance::state::State;
 use crate::ledger::LedgerError;
 use crate::node::Node;
@@ -48,6 +49,9 @@ pub enum ExecError {
     Helper(#[source] mogok_shim::protocol::frame::FrameError),
     #[error("the program was not started")]
     Step(#[source] StepFailed),
+    #[cfg(feature = "failpoints")]
+    #[error(transparent)]
+    Injected(#[from] crate::failpoint::Injected),
 }
 
 impl ExecError {
@@ -65,6 +69,8 @@ impl ExecError {
                 _ => ErrorCode::Internal,
             },
             Self::Ledger(_) | Self::Io { .. } | Self::Helper(_) => ErrorCode::Internal,
+            #[cfg(feature = "failpoints")]
+            Self::Injected(_) => ErrorCode::Internal,
         };
         ApiError::new(code, crate::chain(&self))
     }
@@ -142,6 +148,7 @@ pub fn start(node: &Node, id: InstanceId, request: &ExecRequest) -> Result<Runni
         return Err(ExecError::NotJoinable { id, reason: "is frozen" });
     }
     let place = node.execs.place(id)?;
+    fail_point!(ExecAllowed);
     let dir = ground.ledger.dir(id);
     let not_running = || ExecError::NotJoinable { id, reason: "is not running" };
     let started = shim::read_started(&dir).ok_or_else(not_running)?;

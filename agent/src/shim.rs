@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 mod launch;
 mod process;
 
-pub(crate) use launch::fresh_session;
 pub use launch::{LaunchError, Pending, launch};
+pub(crate) use launch::{end_child, fresh_session};
 pub use process::{Process, boot_id, name_of, network_namespace_of, shims_below};
 
 /// A request to a shim that is alive takes microseconds.

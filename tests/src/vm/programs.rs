@@ -18,6 +18,15 @@ pub(super) struct Program {
     pub(super) name: String,
     pub(super) path: PathBuf,
     pub(super) tests: Vec<String>,
+    /// `NAME=value` for its environment.
+    pub(super) variable: Option<String>,
+}
+
+impl Program {
+    /// The same under another name, with a variable in its environment.
+    pub(super) fn with(&self, name: String, variable: String) -> Self {
+        Self { name, path: self.path.clone(), tests: self.tests.clone(), variable: Some(variable) }
+    }
 }
 
 /// Everything that goes to the machines.
@@ -45,9 +54,15 @@ impl Programs {
     /// Builds the programs as `make test` does (with any other choice of crates cargo would build them once
     /// more, with other features) and takes those whose name contains one of `only`.
     pub(super) fn build(workspace: &Path, only: &[String]) -> Result<Self> {
+        Self::build_of(workspace, &["--workspace", "--exclude", "mogok-tests"], only)
+    }
+
+    /// Builds what `choice` names to cargo, and takes the programs whose name contains one of `only`.
+    pub(super) fn build_of(workspace: &Path, choice: &[&str], only: &[String]) -> Result<Self> {
         let built = Command::new(env!("CARGO"))
             .current_dir(workspace)
-            .args(["test", "--workspace", "--exclude", "mogok-tests", "--no-run"])
+            .args(["test", "--no-run"])
+            .args(choice)
             .args(["--message-format", "json-render-diagnostics"])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
@@ -70,7 +85,7 @@ impl Programs {
                     let name = format!("{of}-{}", target.name);
                     if only.is_empty() || only.iter().any(|word| name.contains(word)) {
                         let tests = tests_of(&path)?;
-                        programs.tests.push(Program { name, path, tests });
+                        programs.tests.push(Program { name, path, tests, variable: None });
                     }
                 }
                 // Once as a program, and once as a program of its unit tests.
