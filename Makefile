@@ -31,6 +31,7 @@ setup:
 
 build:
 	cargo build --workspace --bins
+	tests/static-shim.sh dev $(DEBUG)/protocol-1 --features protocol-1
 	tests/static-shim.sh dev $(DEBUG)
 	tests/static-probe.sh $(DEBUG)
 

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mogok_api::agent::exec::ExecRequest;
 use mogok_api::error::{ApiError, ErrorCode};
 use mogok_api::id::InstanceId;
-use mogok_shim::protocol::StepFailed;
+use mogok_shim::protocol::versions::JOINABLE;
+use mogok_shim::protocol::{StepFailed, Versions};
 use mogok_shim::sealed::Sealed;
 
 use crate::fail_point;
@@ -41,6 +42,11 @@ pub enum ExecError {
     NotJoinable { id: InstanceId, reason: &'static str },
     #[error("instance {0} has {MOST} such programs already: end one first")]
     TooMany(InstanceId),
+    #[error(
+        "instance {id} was started by a shim that speaks {theirs} of the protocol, and a program joins from version {JOINABLE} on, with an agent of {}: restart the instance",
+        Versions::OURS
+    )]
+    Version { id: InstanceId, theirs: Versions },
     #[error("cannot read the record of the instance")]
     Ledger(#[source] LedgerError),
     #[error("cannot {operation}")]
@@ -60,7 +66,7 @@ impl ExecError {
     pub fn into_api(self) -> ApiError {
         let code = match &self {
             Self::NoInstance(_) => ErrorCode::NotFound,
-            Self::NotJoinable { .. } => ErrorCode::Conflict,
+            Self::NotJoinable { .. } | Self::Version { .. } => ErrorCode::Conflict,
             Self::TooMany(_) => ErrorCode::TooMany,
             Self::Step(failed) => match (failed.step.as_str(), failed.errno) {
                 ("request" | "execute" | "working_directory", _) => ErrorCode::Invalid,
@@ -152,6 +158,10 @@ pub fn start(node: &Node, id: InstanceId, request: &ExecRequest) -> Result<Runni
     let dir = ground.ledger.dir(id);
     let not_running = || ExecError::NotJoinable { id, reason: "is not running" };
     let started = shim::read_started(&dir).ok_or_else(not_running)?;
+    let theirs = started.versions();
+    if Versions::OURS.common(theirs).is_none_or(|version| version < JOINABLE) {
+        return Err(ExecError::Version { id, theirs });
+    }
     let init = Process::open(started.init_pid, Some(started.init_start_time))
         .map_err(|source| ExecError::Io { operation: "open a pidfd", source })?
         .ok_or_else(not_running)?;

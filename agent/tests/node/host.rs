@@ -25,7 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Host {
     dir: tempfile::TempDir,
-    shim: PathBuf,
+    pub(crate) shim: PathBuf,
     arguments: Vec<String>,
     cgroup: String,
     epoch: Epoch,

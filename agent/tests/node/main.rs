@@ -9,3 +9,4 @@ mod faults;
 mod host;
 mod life;
 mod soak;
+mod upgrade;

@@ -45,6 +45,10 @@ pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result
     for program in &programs.started {
         put(program)?;
     }
+    // The old shim, without which a test says that it had to skip.
+    if programs.old_shim.is_file() {
+        put(&programs.old_shim)?;
+    }
     // Where the tests keep what they make once.
     fs::create_dir_all(stage.join("target/tmp"))?;
     for of in CRATES {

@@ -35,6 +35,8 @@ pub(super) struct Programs {
     pub(super) tests: Vec<Program>,
     /// The programs that the tests start.
     pub(super) started: Vec<PathBuf>,
+    /// `make build` has put it there.
+    pub(super) old_shim: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +71,11 @@ impl Programs {
             .output()
             .context("cannot run cargo")?;
         ensure!(built.status.success(), "the test programs do not build");
-        let mut programs = Self { tests: Vec::new(), started: Vec::new() };
+        let mut programs = Self {
+            tests: Vec::new(),
+            started: Vec::new(),
+            old_shim: workspace.join("target/debug/protocol-1/mogok-shim"),
+        };
         for line in text(&built.stdout).lines() {
             let message: Message = serde_json::from_str(line).context("cargo's messages have changed")?;
             let (Some(manifest), Some(target), Some(path)) =
