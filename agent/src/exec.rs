@@ -129,7 +129,7 @@ impl Drop for Place {
 }
 
 /// May a program join a container in this state? If not, why.
-fn joinable(state: State) -> Result<(), &'static str> {
+pub(crate) fn joinable(state: State) -> Result<(), &'static str> {
     match state {
         State::Booting | State::Up => Ok(()),
         State::Pending | State::Starting | State::Aborting => Err("has not been started yet"),
@@ -150,8 +150,8 @@ pub fn start(node: &Node, id: InstanceId, request: &ExecRequest) -> Result<Runni
     let record = ground.ledger.load(id).map_err(ExecError::Ledger)?;
     joinable(record.state).map_err(|reason| ExecError::NotJoinable { id, reason })?;
     let cgroup = ground.cgroups.open(&id);
-    if std::fs::read(cgroup.v2_path().join("cgroup.freeze")).is_ok_and(|frozen| frozen.starts_with(b"1")) {
-        return Err(ExecError::NotJoinable { id, reason: "is frozen" });
+    if cgroup.is_frozen() {
+        return Err(ExecError::NotJoinable { id, reason: "is frozen: thaw it first" });
     }
     let place = node.execs.place(id)?;
     fail_point!(ExecAllowed);

@@ -78,7 +78,7 @@ fn what_an_old_shim_has_started_goes_on_under_a_new_agent() {
         host.until(talker.id, |status| status.restarts == 1 && status.phase == Phase::Up).await;
         assert_eq!(run(host, talker.id, "echo joined").await, "joined\n");
         // The other is stopped as ever.
-        host.want(&[talker.clone()]).await;
+        host.want(std::slice::from_ref(&talker)).await;
         host.until_gone(web.id).await;
         host.want(&[]).await;
         host.until_gone(talker.id).await;
