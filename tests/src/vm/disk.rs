@@ -60,10 +60,7 @@ pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result
     let list: String = programs
         .tests
         .iter()
-        .map(|program| {
-            let variable = program.variable.as_deref().unwrap_or_default();
-            format!("{} {} {variable}\n", program.name, program.path.display())
-        })
+        .map(|program| format!("{}\t{}\n", program.name, program.command().join("\t")))
         .collect();
     fs::write(stage.join("programs"), list)?;
     let settings =
