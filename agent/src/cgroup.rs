@@ -292,6 +292,12 @@ impl Cgroup {
         freeze::set(&self.v2, false)
     }
 
+    /// Is it frozen, or on its way there? False when the cgroup is gone.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        file::number(&self.v2.join("cgroup.freeze")).is_ok_and(|frozen| frozen == 1)
+    }
+
     /// Asks the kernel to take about so many bytes of memory back (`memory.reclaim`, Linux 5.19), and says
     /// whether it could. Page cache goes first; without swap, memory that the program itself holds stays.
     pub fn reclaim(&self, bytes: u64) -> Result<bool, CgroupError> {

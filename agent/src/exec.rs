@@ -13,9 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mogok_api::agent::exec::ExecRequest;
 use mogok_api::error::{ApiError, ErrorCode};
 use mogok_api::id::InstanceId;
-use mogok_shim::protocol::StepFailed;
+use mogok_shim::protocol::versions::JOINABLE;
+use mogok_shim::protocol::{StepFailed, Versions};
 use mogok_shim::sealed::Sealed;
 
+use crate::fail_point;
 use crate::instance::state::State;
 use crate::ledger::LedgerError;
 use crate::node::Node;
@@ -40,6 +42,11 @@ pub enum ExecError {
     NotJoinable { id: InstanceId, reason: &'static str },
     #[error("instance {0} has {MOST} such programs already: end one first")]
     TooMany(InstanceId),
+    #[error(
+        "instance {id} was started by a shim that speaks {theirs} of the protocol, and a program joins from version {JOINABLE} on, with an agent of {}: restart the instance",
+        Versions::OURS
+    )]
+    Version { id: InstanceId, theirs: Versions },
     #[error("cannot read the record of the instance")]
     Ledger(#[source] LedgerError),
     #[error("cannot {operation}")]
@@ -48,6 +55,9 @@ pub enum ExecError {
     Helper(#[source] mogok_shim::protocol::frame::FrameError),
     #[error("the program was not started")]
     Step(#[source] StepFailed),
+    #[cfg(feature = "failpoints")]
+    #[error(transparent)]
+    Injected(#[from] crate::failpoint::Injected),
 }
 
 impl ExecError {
@@ -56,7 +66,7 @@ impl ExecError {
     pub fn into_api(self) -> ApiError {
         let code = match &self {
             Self::NoInstance(_) => ErrorCode::NotFound,
-            Self::NotJoinable { .. } => ErrorCode::Conflict,
+            Self::NotJoinable { .. } | Self::Version { .. } => ErrorCode::Conflict,
             Self::TooMany(_) => ErrorCode::TooMany,
             Self::Step(failed) => match (failed.step.as_str(), failed.errno) {
                 ("request" | "execute" | "working_directory", _) => ErrorCode::Invalid,
@@ -65,6 +75,8 @@ impl ExecError {
                 _ => ErrorCode::Internal,
             },
             Self::Ledger(_) | Self::Io { .. } | Self::Helper(_) => ErrorCode::Internal,
+            #[cfg(feature = "failpoints")]
+            Self::Injected(_) => ErrorCode::Internal,
         };
         ApiError::new(code, crate::chain(&self))
     }
@@ -117,7 +129,7 @@ impl Drop for Place {
 }
 
 /// May a program join a container in this state? If not, why.
-fn joinable(state: State) -> Result<(), &'static str> {
+pub(crate) fn joinable(state: State) -> Result<(), &'static str> {
     match state {
         State::Booting | State::Up => Ok(()),
         State::Pending | State::Starting | State::Aborting => Err("has not been started yet"),
@@ -138,13 +150,18 @@ pub fn start(node: &Node, id: InstanceId, request: &ExecRequest) -> Result<Runni
     let record = ground.ledger.load(id).map_err(ExecError::Ledger)?;
     joinable(record.state).map_err(|reason| ExecError::NotJoinable { id, reason })?;
     let cgroup = ground.cgroups.open(&id);
-    if std::fs::read(cgroup.v2_path().join("cgroup.freeze")).is_ok_and(|frozen| frozen.starts_with(b"1")) {
-        return Err(ExecError::NotJoinable { id, reason: "is frozen" });
+    if cgroup.is_frozen() {
+        return Err(ExecError::NotJoinable { id, reason: "is frozen: thaw it first" });
     }
     let place = node.execs.place(id)?;
+    fail_point!(ExecAllowed);
     let dir = ground.ledger.dir(id);
     let not_running = || ExecError::NotJoinable { id, reason: "is not running" };
     let started = shim::read_started(&dir).ok_or_else(not_running)?;
+    let theirs = started.versions();
+    if Versions::OURS.common(theirs).is_none_or(|version| version < JOINABLE) {
+        return Err(ExecError::Version { id, theirs });
+    }
     let init = Process::open(started.init_pid, Some(started.init_start_time))
         .map_err(|source| ExecError::Io { operation: "open a pidfd", source })?
         .ok_or_else(not_running)?;

@@ -5,6 +5,9 @@
 //! it only, so that none is forgotten.
 
 #[cfg(feature = "failpoints")]
+use std::path::Path;
+
+#[cfg(feature = "failpoints")]
 use mogok_shim::failpoint;
 #[cfg(feature = "failpoints")]
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -74,6 +77,13 @@ points! {
     Detached = "detached",
     GoneRecorded = "gone_recorded",
     Retired = "retired",
+    // A program that joins.
+    ExecAllowed = "exec_allowed",
+    ExecSpawned = "exec_spawned",
+    ExecAsked = "exec_asked",
+    ExecStarted = "exec_started",
+    ExecAnswered = "exec_answered",
+    ExecEnded = "exec_ended",
     // The start of the agent itself.
     LedgerRead = "ledger_read",
     Examined = "examined",
@@ -102,4 +112,16 @@ pub fn hit(point: Point) -> Result<(), Injected> {
 pub fn variable() -> String {
     let socket = std::env::var(failpoint::VARIABLE).unwrap_or_default();
     format!("{}={socket}", failpoint::VARIABLE)
+}
+
+/// The variable that names a file of cgroups to which nothing is written: a limit that is forgotten, and that
+/// a test must miss. `make mutations` goes through them.
+#[cfg(feature = "failpoints")]
+pub const UNWRITTEN: &str = "MOGOK_UNWRITTEN";
+
+/// Is this the file to which nothing is to be written?
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn is_unwritten(path: &Path) -> bool {
+    std::env::var_os(UNWRITTEN).is_some_and(|name| path.file_name() == Some(&name))
 }

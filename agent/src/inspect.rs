@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
 use mogok_api::agent::client::{AgentAddress, AgentClient};
-use mogok_api::agent::{AgentEvent, LogRecord, LogStream, Usage};
+use mogok_api::agent::{AgentEvent, LogRecord, LogStream, ReclaimRequest, Usage};
 use mogok_api::id::InstanceId;
 use mogok_api::instance::InstanceStatus;
 
@@ -96,6 +96,26 @@ fn used(usage: &Usage) -> (String, String, String) {
     let tenths = usage.cpu_usec / 100_000;
     let cpu = format!("{}.{} s", tenths / 10, tenths % 10);
     (cpu, format!("{} MiB", usage.memory_bytes >> 20), usage.pids.to_string())
+}
+
+/// Takes memory back from an instance and says what it uses then.
+///
+/// # Errors
+/// When the agent does not answer, or its host cannot do that.
+pub async fn reclaim(
+    client: &AgentClient,
+    id: InstanceId,
+    bytes: u64,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<()> {
+    let reclaimed = client.reclaim(id, ReclaimRequest { bytes }).await?;
+    if json {
+        return print_json(out, &reclaimed);
+    }
+    let words = if reclaimed.whole { "done" } else { "not all could be taken" };
+    writeln!(out, "{words}: it uses {} bytes", reclaimed.memory_bytes)?;
+    Ok(())
 }
 
 /// One instance in full.

@@ -13,6 +13,7 @@ pub mod events;
 pub mod exec;
 pub mod failpoint;
 pub mod health;
+pub mod hold;
 pub mod host;
 pub mod inspect;
 pub mod instance;

@@ -70,6 +70,28 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Make every process of a container stand still, until it is thawed or stopped
+    Freeze {
+        id: InstanceId,
+        /// Socket of the agent
+        #[arg(long, env = "MOGOK_AGENT_SOCKET", default_value = SOCKET)]
+        socket: PathBuf,
+    },
+    /// Let a frozen container go on
+    Thaw {
+        id: InstanceId,
+        /// Socket of the agent
+        #[arg(long, env = "MOGOK_AGENT_SOCKET", default_value = SOCKET)]
+        socket: PathBuf,
+    },
+    /// Take memory back from a container, page cache first
+    Reclaim {
+        id: InstanceId,
+        /// How much
+        bytes: u64,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Print what happens to containers
     Events {
         /// Go on as it happens
@@ -148,6 +170,12 @@ fn execute(command: Command) -> Result<ExitCode> {
             let request = ExecRequest { command, env: env.into_iter().collect(), cwd, user, terminal };
             let client = inspect::client(&socket)?;
             return Ok(runtime.block_on(exec::exec(&client, id, &request, &mut out))?.into());
+        }
+        Command::Freeze { id, socket } => runtime.block_on(inspect::client(&socket)?.freeze(id))?,
+        Command::Thaw { id, socket } => runtime.block_on(inspect::client(&socket)?.thaw(id))?,
+        Command::Reclaim { id, bytes, agent } => {
+            let client = inspect::client(&agent.socket)?;
+            runtime.block_on(inspect::reclaim(&client, id, bytes, agent.json, &mut out))?;
         }
         Command::Events { follow, agent } => {
             let client = inspect::client(&agent.socket)?;

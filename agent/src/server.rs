@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::reconcile::Wanted;
 
 mod exec;
+mod hold;
 mod routes;
 
 pub use routes::Refusal;
@@ -53,6 +54,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/instances/{id}", get(routes::instance))
         .route("/v1/instances/{id}/logs", get(routes::instance_logs))
         .route("/v1/instances/{id}/exec", post(exec::exec).layer(DefaultBodyLimit::max(exec::REQUEST_BYTES)))
+        .route("/v1/instances/{id}/freeze", post(hold::freeze))
+        .route("/v1/instances/{id}/thaw", post(hold::thaw))
+        .route("/v1/instances/{id}/reclaim", post(hold::reclaim))
         .route("/v1/events", get(routes::events))
         .route("/v1/logs", get(routes::logs))
         .route("/v1/blobs", get(blobs::list))

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mogok_shim::protocol::{Exit, MAX_FRAME, Reply, Request, Started};
+use mogok_shim::protocol::{Exit, MAX_FRAME, Reply, Request, Started, Versions};
 use mogok_shim::spec::file;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 mod launch;
 mod process;
 
-pub(crate) use launch::fresh_session;
 pub use launch::{LaunchError, Pending, launch};
+pub(crate) use launch::{end_child, fresh_session};
 pub use process::{Process, boot_id, name_of, network_namespace_of, shims_below};
 
 /// A request to a shim that is alive takes microseconds.
@@ -32,6 +32,11 @@ pub enum ShimError {
     Socket { path: PathBuf, source: io::Error },
     #[error("the shim at {path} does not answer", path = path.display())]
     Silent { path: PathBuf },
+    #[error(
+        "the shim speaks {theirs} of the protocol, this agent {}: its container runs on and can be killed, but not asked anything",
+        Versions::OURS
+    )]
+    Version { theirs: Versions },
     #[error("the shim refuses: {0}")]
     Refused(String),
     #[error("the shim answers {request} with {reply}")]
@@ -107,7 +112,14 @@ impl Shim {
         }
     }
 
+    /// A shim that has not told its version yet has not started anything, and is one of this agent's.
+    fn understood(&self) -> Result<(), ShimError> {
+        let theirs = read_started(&self.dir).map_or(Versions::OURS, |started| started.versions());
+        Versions::OURS.common(theirs).map(drop).ok_or(ShimError::Version { theirs })
+    }
+
     async fn wait(&self) -> Result<Exit, ShimError> {
+        self.understood()?;
         let path = self.socket();
         let failed = |source| ShimError::Socket { path: path.clone(), source };
         let mut stream = connect(&path).await?;
@@ -121,6 +133,7 @@ impl Shim {
     }
 
     async fn ask(&self, request: &Request) -> Result<Reply, ShimError> {
+        self.understood()?;
         let path = self.socket();
         let exchange = async {
             let mut stream = connect(&path).await?;

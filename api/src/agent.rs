@@ -9,6 +9,8 @@
 //! | `GET /v1/events?after=SEQ&follow=BOOL` | -> NDJSON of [`AgentEvent`] | a status snapshot, then every change |
 //! | `GET /v1/instances/{id}/logs?after=CURSOR&follow=BOOL` | -> NDJSON of [`LogRecord`] | its output |
 //! | `POST /v1/instances/{id}/exec` | [`exec::ExecRequest`] -> 101, then frames of [`exec`] | a program in a running one |
+//! | `POST /v1/instances/{id}/freeze`, `thaw` | | makes a running one stand still, lets it go on |
+//! | `POST /v1/instances/{id}/reclaim` | [`ReclaimRequest`] -> [`Reclaimed`] | takes memory back from a running one |
 //! | `GET /v1/logs?after=CURSOR&follow=BOOL` | -> NDJSON of [`LogRecord`] | the output of all instances |
 //! | `GET /v1/blobs` | -> `[BlobInfo]` | what of the node's blob store could be dropped |
 //! | `HEAD, GET, PUT /v1/blobs/{digest}` | bytes | the node's blob store |
@@ -155,4 +157,22 @@ pub struct InstanceDetail {
     /// Its directory on the node.
     pub state_dir: String,
     pub usage: Option<Usage>,
+    /// Does it stand still because the operator has frozen it?
+    #[serde(default)]
+    pub frozen: bool,
+}
+
+/// How much memory the kernel is to take back from a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReclaimRequest {
+    pub bytes: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reclaimed {
+    /// Was there so much to take?
+    pub whole: bool,
+    /// What the container uses now.
+    pub memory_bytes: u64,
 }

@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When a step fails, which is also reported; or when its end cannot be waited for.
 pub fn run(state_dir: &Path) -> Result<(), RunError> {
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::be_helper();
     let socket = take_socket().map_err(RunError::Start)?;
     let failed = |error: SetupError| {
         let report = StepFailed {
@@ -76,14 +78,13 @@ fn start(state_dir: &Path, socket: &UnixStream) -> Result<Joined, SetupError> {
     // For ps on the host; the file that is executed has no name.
     prctl::set_name(c"mogok-exec").at(Step::Sealed, "name")?;
     privilege::settle()?;
-    let (request, fds) = exec::receive::<Exec>(socket).map_err(|error| SetupError {
-        step: Step::Request,
-        detail: error.to_string(),
-        source: match error {
-            FrameError::Io(error) => error.raw_os_error().map_or(Errno::EPIPE, Errno::from_raw),
-            FrameError::TooLong(_) | FrameError::Json(_) => Errno::EINVAL,
-        },
-    })?;
+    let received = exec::receive::<Exec>(socket);
+    let detail = received.as_ref().err().map(ToString::to_string).unwrap_or_default();
+    let errno = |error| match error {
+        FrameError::Io(error) => error.raw_os_error().map_or(Errno::EPIPE, Errno::from_raw),
+        FrameError::TooLong(_) | FrameError::Json(_) => Errno::EINVAL,
+    };
+    let (request, fds) = received.map_err(errno).at(Step::Request, detail)?;
     let target = target(&request, fds)?;
     let spec = asked_for(read_spec(state_dir)?, request)?;
     sandbox::join(&spec, &target)
@@ -146,6 +147,7 @@ fn report(socket: &UnixStream, joined: Joined) -> io::Result<Child> {
     fds.extend(terminal.iter().map(AsFd::as_fd));
     // When it has hung up, supervision ends the program.
     drop(exec::send(socket, &ExecReport::Started, &fds));
+    fail_point!("exec/reported");
     privilege::keep(&[Capability::CAP_KILL]).map_err(io::Error::other)?;
     Ok(program)
 }

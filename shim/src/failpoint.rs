@@ -11,12 +11,13 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::unistd::{read, write};
+use nix::unistd::read;
 
 use crate::step::Step;
-use crate::sys::descriptor;
+use crate::sys::{descriptor, pass};
 
 #[cfg(not(debug_assertions))]
 compile_error!("fail points are for tests: build without the feature `failpoints`, or in the dev profile");
@@ -27,15 +28,39 @@ pub const VARIABLE: &str = "MOGOK_FAILPOINTS";
 pub const FAIL: u8 = b'f';
 /// What an injected failure looks like; no step of a start fails with this by itself.
 pub const ERROR: Errno = Errno::ENOTRECOVERABLE;
+/// Prefix of the names of a container's shim.
+pub const SHIM: &str = "shim/";
 /// Prefix of the names of a container's child between clone and exec.
 pub const CHILD: &str = "child/";
+/// Prefix of the names of the helper of an exec.
+pub const HELPER: &str = "exec/";
+/// Prefix of the names of what the helper clones, up to the program's exec.
+pub const JOINER: &str = "joiner/";
 
-/// The fail points of the supervision, all of them `shim/NAME`, beside one for each [`Step`].
-pub const SUPERVISION: &[&str] =
-    &["signal", "program_ended", "rest_killed", "output_drained", "exit_recorded", "quit"];
+/// The fail points of the two supervisions, beside one for each [`Step`].
+pub const SUPERVISION: &[&str] = &[
+    "shim/signal",
+    "shim/program_ended",
+    "shim/rest_killed",
+    "shim/output_drained",
+    "shim/exit_recorded",
+    "shim/quit",
+    "exec/reported",
+    "exec/hung_up",
+    "exec/program_ended",
+    "exec/end_told",
+];
+
+/// Is this process the helper of an exec, or a copy of it?
+static IS_HELPER: AtomicBool = AtomicBool::new(false);
 
 /// The connection that the child inherits: after its steps it cannot reach the socket by name.
 static LENT: OnceLock<UnixStream> = OnceLock::new();
+
+/// From here on the points of this process are those of an exec.
+pub(crate) fn be_helper() {
+    IS_HELPER.store(true, Ordering::Relaxed);
+}
 
 /// Passes a fail point.
 ///
@@ -56,7 +81,8 @@ pub fn hit(point: &str) -> Result<(), Errno> {
 /// Passes the fail point of a step that went well.
 pub(crate) fn passed<T>(result: Result<T, Errno>, step: Step) -> Result<T, Errno> {
     let value = result?;
-    hit(&format!("shim/{step}"))?;
+    let prefix = if IS_HELPER.load(Ordering::Relaxed) { HELPER } else { SHIM };
+    hit(&format!("{prefix}{step}"))?;
     Ok(value)
 }
 
@@ -71,22 +97,23 @@ pub(crate) fn lend() {
 }
 
 /// What [`descriptor::keep_only`] does for the child, but for the connection.
-pub(crate) fn keep_only(kept: [BorrowedFd<'_>; 5]) -> Result<(), Errno> {
-    let [a, b, c, d, e] = kept;
-    match LENT.get() {
-        Some(stream) => descriptor::keep_only(&[a, b, c, d, e, stream.as_fd()]),
-        None => descriptor::keep_only(&kept),
-    }
+pub(crate) fn keep_only(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let Some(stream) = LENT.get() else { return descriptor::keep_only(kept) };
+    let mut all = [stream.as_fd(); 8];
+    all.get_mut(..kept.len()).ok_or(Errno::EINVAL)?.copy_from_slice(kept);
+    descriptor::keep_only(all.get(..=kept.len()).ok_or(Errno::EINVAL)?)
 }
 
 /// Passes the fail point of a step of the child's.
 pub(crate) fn hit_in_child(step: Step) -> Result<(), Errno> {
     let Some(stream) = LENT.get() else { return Ok(()) };
     let mut line = [b'\n'; 64];
-    let words = CHILD.bytes().chain(step.name().bytes());
+    let prefix = if IS_HELPER.load(Ordering::Relaxed) { JOINER } else { CHILD };
+    let words = prefix.bytes().chain(step.name().bytes());
     let length = 1 + line[..63].iter_mut().zip(words).map(|(place, byte)| *place = byte).count();
     let mut answer = [0];
-    match write(stream, &line[..length]).and_then(|_| read(stream, &mut answer)) {
+    // The listener may have hung up, and the child may have SIGPIPE's default again.
+    match pass::send(stream, &line[..length], &[]).and_then(|_| read(stream, &mut answer)) {
         Ok(1) if answer[0] == FAIL => Err(ERROR),
         _ => Ok(()),
     }

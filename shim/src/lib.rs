@@ -1,6 +1,14 @@
 //! The per-container process and what the agent shares with it: the [`spec`] it is given, the
 //! [`protocol`] it speaks, a [`client`] of it, and the system calls ([`sys`]) beyond safe wrappers.
 
+/// Passes a fail point of the supervisions; nothing where there are none.
+macro_rules! fail_point {
+    ($point:literal) => {
+        #[cfg(feature = "failpoints")]
+        crate::failpoint::hit($point)?;
+    };
+}
+
 pub mod client;
 pub mod exec;
 #[cfg(feature = "failpoints")]

@@ -5,14 +5,18 @@
 //! it likes: frames of a 4-byte big-endian length (at most [`MAX_FRAME`]) and JSON, [`Request`] one way,
 //! [`Reply`] the other, each request answered once and in order. [`Reply::Exited`] also answers a
 //! pending [`Request::Wait`] when the program ends. Only uid 0 is answered (`SO_PEERCRED`).
+//!
+//! A container outlives many agents, so its shim is often of another version ([`versions`]). Fields that one side
+//! does not know are ignored, a request that a shim does not know is refused by its name.
 
 pub mod exec;
 pub mod frame;
+pub mod versions;
 
 use serde::{Deserialize, Serialize};
 
-/// Grows when an old shim could misread a new agent or the reverse.
-pub const VERSION: u32 = 1;
+pub use versions::Versions;
+
 /// Bytes of the largest frame.
 pub const MAX_FRAME: usize = 64 * 1024;
 
@@ -27,7 +31,12 @@ pub enum Report {
 /// The program runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
+    /// The newest that the shim speaks.
     pub version: u32,
+    /// The oldest that it understands.
+    #[serde(default = "versions::first")]
+    #[cfg_attr(feature = "protocol-1", serde(skip_serializing))]
+    pub oldest: u32,
     pub shim_pid: i32,
     /// Field 22 of `/proc/PID/stat`, clock ticks since boot: with the pid it names a process for good.
     pub shim_start_time: u64,
@@ -37,6 +46,14 @@ pub struct Started {
     pub boot_id: String,
     /// Microseconds since the epoch.
     pub at_us: u64,
+}
+
+impl Started {
+    /// What the shim understands.
+    #[must_use]
+    pub fn versions(&self) -> Versions {
+        Versions { oldest: self.oldest, newest: self.version }
+    }
 }
 
 /// A step of the set-up failed; nothing of the container is left.

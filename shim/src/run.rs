@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::unistd::dup2_stdout;
 
-use crate::protocol::{Report, Started, VERSION};
+use crate::protocol::{Report, Started, Versions};
 use crate::sandbox::{self, Running};
 use crate::spec::{Spec, file};
 use crate::state_dir::StateDir;
@@ -111,7 +111,8 @@ fn describe(running: &Running) -> Result<Started, SetupError> {
     let own = std::process::id() as i32;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").at(step, "boot_id")?;
     Ok(Started {
-        version: VERSION,
+        version: Versions::OURS.newest,
+        oldest: Versions::OURS.oldest,
         shim_pid: own,
         shim_start_time: start_time(own).at(step, "/proc/PID/stat of the shim")?,
         init_pid: running.init.pid,

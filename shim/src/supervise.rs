@@ -32,14 +32,6 @@ mod log_files;
 pub(crate) mod output;
 mod rate;
 
-/// Passes a fail point of [`crate::failpoint::SUPERVISION`]; nothing where there are none.
-macro_rules! fail_point {
-    ($point:literal) => {
-        #[cfg(feature = "failpoints")]
-        crate::failpoint::hit(concat!("shim/", $point))?;
-    };
-}
-
 use control::{Answer, Control};
 use intake::Intake;
 use output::Output;
@@ -103,7 +95,7 @@ impl Supervisor {
                 self.end()?;
             }
             if self.serve(&ready.clients) || self.forgotten() {
-                fail_point!("quit");
+                fail_point!("shim/quit");
                 return Ok(());
             }
             // Last, because it may move the clients to other places.
@@ -173,15 +165,15 @@ impl Supervisor {
             _ => Status { code: ended.code, signal: ended.signal },
         };
         let at_us = clock::now_us();
-        fail_point!("program_ended");
+        fail_point!("shim/program_ended");
         self.kill_rest();
-        fail_point!("rest_killed");
+        fail_point!("shim/rest_killed");
         self.intake.drain(&mut self.output);
         self.output.end();
-        fail_point!("output_drained");
+        fail_point!("shim/output_drained");
         let exit = Exit { code: status.code, signal: status.signal, at_us };
         self.state.write(file::EXIT, &serde_json::to_vec(&exit)?)?;
-        fail_point!("exit_recorded");
+        fail_point!("shim/exit_recorded");
         self.control.tell_waiting(&Reply::Exited(exit.clone()));
         self.ended = Some(exit);
         self.heard = Instant::now();
@@ -239,7 +231,7 @@ fn answer(request: &Request, started: &Started, running: &Running, ended: Option
 }
 
 fn send(running: &Running, signal: i32, all: bool) -> Result<(), Errno> {
-    fail_point!("signal");
+    fail_point!("shim/signal");
     let init = &running.init.pidfd;
     match signal {
         // Init cannot be asked to do that to itself; the kernel does it, to everything in its namespace.

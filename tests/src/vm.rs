@@ -13,9 +13,11 @@ use anyhow::{Context, Result, ensure};
 
 mod disk;
 mod machine;
+pub mod mutations;
 mod programs;
 mod verdict;
 
+use disk::Disks;
 use machine::Machine;
 use programs::Programs;
 use verdict::{Line, Reading, Verdict};
@@ -24,13 +26,14 @@ use crate::program::run;
 
 /// The machines: Debian's suites, each with its kernel. bookworm has 6.1, trixie 6.12.
 pub const SUITES: [&str; 2] = ["bookworm", "trixie"];
-/// A whole machine, with all its programs.
+/// A whole machine, with all its programs, or so much for each of them.
 const LONGEST: Duration = Duration::from_secs(900);
+const LONGEST_EACH: Duration = Duration::from_secs(180);
 /// One program on it.
 const LONGEST_PROGRAM: Duration = Duration::from_secs(600);
 
 /// What the machines said, all together.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub passed: usize,
     pub failed: usize,
@@ -46,7 +49,7 @@ pub fn test(assets: &Path, suites: &[String], only: &[String]) -> Result<Outcome
     let programs = Programs::build(workspace, only)?;
     ensure!(!programs.tests.is_empty(), "no test program is called {}", only.join(" or "));
     let work = workspace.join("target/vm");
-    let disk = disk::make(workspace, &work, &programs)?;
+    let disks = disk::make(workspace, &work, &programs)?;
     let mut bases = Vec::new();
     for suite in suites {
         bases.push((suite.clone(), base(workspace, assets, suite)?));
@@ -56,8 +59,18 @@ pub fn test(assets: &Path, suites: &[String], only: &[String]) -> Result<Outcome
         let started: Vec<_> = bases
             .into_iter()
             .map(|(suite, base)| {
-                let (disk, dir) = (disk.clone(), work.join(&suite));
-                scope.spawn(move || on_machine(&suite, &base, &disk, &dir, programs))
+                let (disks, dir) = (disks.clone(), work.join(&suite));
+                scope.spawn(move || -> Result<Outcome> {
+                    let begun = Instant::now();
+                    let reading = on_machine(&suite, &base, &disks, &dir, programs)?;
+                    let outcome = judge(&suite, programs, &reading);
+                    let (passed, failed) = (outcome.passed, outcome.failed);
+                    println!(
+                        "machine {suite}: {} s, {passed} passed, {failed} failed",
+                        begun.elapsed().as_secs()
+                    );
+                    Ok(outcome)
+                })
             })
             .collect();
         let mut all = Outcome::default();
@@ -78,9 +91,11 @@ fn base(workspace: &Path, assets: &Path, suite: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn on_machine(suite: &str, base: &Path, disk: &Path, dir: &Path, programs: &Programs) -> Result<Outcome> {
+/// Runs the programs on a new machine, telling verdicts as they come; all that the machine said.
+fn on_machine(suite: &str, base: &Path, disks: &Disks, dir: &Path, programs: &Programs) -> Result<Reading> {
     let begun = Instant::now();
-    let mut machine = Machine::start(suite, base, disk, dir)?;
+    let longest = LONGEST.max(LONGEST_EACH * u32::try_from(programs.tests.len())?);
+    let mut machine = Machine::start(suite, base, disks, dir)?;
     let mut reading = Reading::default();
     let mut since = begun;
     let end = loop {
@@ -104,23 +119,16 @@ fn on_machine(suite: &str, base: &Path, disk: &Path, dir: &Path, programs: &Prog
         if !running {
             break Some("it ended before its tests did".to_owned());
         }
-        if begun.elapsed() > LONGEST {
-            break Some(format!("it was not done within {} s", LONGEST.as_secs()));
+        if begun.elapsed() > longest {
+            break Some(format!("it was not done within {} s", longest.as_secs()));
         }
         thread::sleep(Duration::from_millis(200));
     };
     drop(machine);
-    let outcome = judge(suite, programs, &reading);
     if let Some(reason) = &end {
         println!("machine {suite}: {reason}; its console ends:\n{}", machine::console_end(dir));
     }
-    println!(
-        "machine {suite}: {} s, {} passed, {} failed",
-        begun.elapsed().as_secs(),
-        outcome.passed,
-        outcome.failed
-    );
-    Ok(outcome)
+    Ok(reading)
 }
 
 /// Holds what the machine said against what the programs contain, and prints what it said of failures.
@@ -132,7 +140,10 @@ fn judge(suite: &str, programs: &Programs, reading: &Reading) -> Outcome {
         for test in &program.tests {
             match said.and_then(|section| section.verdicts.get(test)) {
                 Some(Verdict::Passed) => outcome.passed += 1,
-                Some(Verdict::Ignored) => {}
+                Some(Verdict::Ignored) => {
+                    println!("test {suite} {} {test} ... ignored, but every test has to run", program.name);
+                    (bad, outcome.failed) = (true, outcome.failed + 1);
+                }
                 Some(Verdict::Failed) => (bad, outcome.failed) = (true, outcome.failed + 1),
                 None => {
                     println!("test {suite} {} {test} ... no verdict", program.name);
@@ -151,4 +162,38 @@ fn judge(suite: &str, programs: &Programs, reading: &Reading) -> Outcome {
     }
     outcome.failed += reading.skips;
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::programs::Program;
+
+    fn outcome_of(said: &str) -> Outcome {
+        let tests = ["a", "b"].map(str::to_owned).to_vec();
+        let program = Program { name: "p".into(), path: "/p".into(), tests, variable: None };
+        let programs = Programs { tests: vec![program], started: Vec::new(), old_shim: "/s".into() };
+        let mut reading = Reading::default();
+        reading.read(said);
+        judge("trixie", &programs, &reading)
+    }
+
+    #[test]
+    fn whatever_was_not_said_to_be_good_has_failed() {
+        let good = "@@ begin p\ntest a ... ok\ntest b ... ok\n@@ end p 0\n@@ done\n";
+        assert_eq!(outcome_of(good), Outcome { passed: 2, failed: 0 });
+        for (bad, failed) in [
+            (String::new(), 2),
+            (good.replace("test b ... ok\n", ""), 1),
+            (good.replace("b ... ok", "b ... FAILED"), 1),
+            (good.replace("b ... ok", "b ... ignored"), 1),
+            // Its exit status never came, or is another.
+            (good.replace("@@ end p 0\n", ""), 1),
+            (good.replace("end p 0", "end p 124"), 1),
+            (good.replace("@@ end", "SKIP: no such thing\n@@ end"), 1),
+            (good.replace("@@ end", "words before SKIP: no such thing\n@@ end"), 1),
+        ] {
+            assert_eq!(outcome_of(&bad).failed, failed, "{bad}");
+        }
+    }
 }

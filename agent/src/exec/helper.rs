@@ -16,9 +16,11 @@ use mogok_shim::protocol::exec::{self, Exec, ExecReport, Size};
 use mogok_shim::protocol::frame::FrameError;
 use mogok_shim::sealed::Sealed;
 use nix::spawn::{PosixSpawnFileActions, posix_spawn};
+use nix::unistd::Pid;
 
 use super::ExecError;
-use crate::shim::{Process, fresh_session};
+use crate::fail_point;
+use crate::shim::{Process, end_child, fresh_session};
 
 /// For the helper's report; its own bounds are shorter.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -54,8 +56,9 @@ pub(super) fn start(
     let (socket, theirs) = UnixStream::pair().map_err(failed("make a socket"))?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(failed("set the socket up"))?;
     socket.set_write_timeout(Some(PATIENCE)).map_err(failed("set the socket up"))?;
-    let process = spawn(program, dir, theirs.as_fd()).map_err(failed("spawn the helper"))?;
+    let pid = spawn(program, dir, theirs.as_fd()).map_err(failed("spawn the helper"))?;
     drop(theirs);
+    let process = identify(pid).inspect_err(|_| end_child(pid))?;
     match talk(&socket, init, request) {
         Ok((program, ends)) => Ok(Started { process, socket, program, ends }),
         Err(error) => {
@@ -67,7 +70,7 @@ pub(super) fn start(
     }
 }
 
-fn spawn(program: &Sealed, dir: &Path, socket: BorrowedFd<'_>) -> io::Result<Process> {
+fn spawn(program: &Sealed, dir: &Path, socket: BorrowedFd<'_>) -> io::Result<Pid> {
     let null = OpenOptions::new().write(true).open("/dev/null")?;
     let log = OpenOptions::new().create(true).append(true).open(dir.join("shim.log"))?;
     let mut files = PosixSpawnFileActions::init()?;
@@ -81,10 +84,19 @@ fn spawn(program: &Sealed, dir: &Path, socket: BorrowedFd<'_>) -> io::Result<Pro
         c"--state-dir".into(),
         CString::new(dir.as_os_str().as_bytes())?,
     ];
-    let environment = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"];
-    let pid = posix_spawn(&program.path(), &files, &fresh_session()?, &arguments, &environment)?;
-    // It is a child that nobody has waited for, so the pid is its own.
-    Process::open(pid.as_raw(), None)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    let path: CString = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".into();
+    #[cfg(not(feature = "failpoints"))]
+    let environment = [path];
+    #[cfg(feature = "failpoints")]
+    let environment = [path, CString::new(crate::failpoint::variable())?];
+    Ok(posix_spawn(&program.path(), &files, &fresh_session()?, &arguments, &environment)?)
+}
+
+/// The child `pid`, which nobody has waited for.
+fn identify(pid: Pid) -> Result<Process, ExecError> {
+    fail_point!(ExecSpawned);
+    let process = Process::open(pid.as_raw(), None).map_err(failed("open a pidfd"))?;
+    process.ok_or_else(|| failed("find the helper")(io::ErrorKind::NotFound.into()))
 }
 
 fn talk(
@@ -109,7 +121,9 @@ fn talk(
         exec::send(socket, &asked, &fds).map_err(ExecError::Helper)?;
         Some(Ends::Apart { stdin: stdin.1.into(), stdout: stdout.0.into(), stderr: stderr.0.into() })
     };
+    fail_point!(ExecAsked);
     let (report, fds) = exec::receive::<ExecReport>(socket).map_err(ExecError::Helper)?;
+    fail_point!(ExecStarted);
     let mut fds = fds.into_iter();
     match (report, fds.next(), ends, fds.next()) {
         (ExecReport::Failed(failed), ..) => Err(ExecError::Step(failed)),

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::Place;
 use super::helper::Started;
 use super::streams::{Input, Streams, pump};
+use crate::fail_point;
 
 /// For the helper to end its program (it takes five seconds at most) and itself.
 const END: Duration = Duration::from_secs(10);
@@ -55,6 +56,7 @@ impl Running {
             }
             Err(error) => tracing::error!(%error, "cannot watch the streams of a program"),
         }
+        fail_point!(ExecEnded, ignored);
         // The helper's socket and the streams are closed: it ends the program, and then itself.
         if tokio::time::timeout(END, process.ended()).await.is_err() {
             tracing::warn!(pid = process.pid(), "killing a helper that does not end");

@@ -144,6 +144,14 @@ impl Instance {
         let passed = self.record.entered.as_ref().and_then(|entered| entered.passed(&self.now()));
         let over = rest_of(passed.unwrap_or_default(), grace);
         self.say("stopping");
+        let cgroup = self.node.ground.cgroups.open(&self.id());
+        // What stands still hears nothing.
+        if cgroup.is_frozen() {
+            let thawed = tokio::task::spawn_blocking(move || cgroup.thaw()).await;
+            if let Ok(Err(error)) = thawed {
+                tracing::warn!(instance = %self.id(), error = %crate::chain(&error), "cannot thaw a container that is to stop");
+            }
+        }
         if let Err(error) = shim.signal_all(SIGTERM).await {
             // It may have just ended; if not, SIGKILL follows after the grace.
             tracing::warn!(instance = %self.id(), error = %crate::chain(&error), "cannot send SIGTERM");

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::Api;
 use super::routes::{Refusal, instance_id};
 use crate::exec::{self, ExecError};
+use crate::fail_point;
 
 /// Bytes of a request; what the helper is sent is bounded by its frames.
 pub(super) const REQUEST_BYTES: usize = 60 << 10;
@@ -74,6 +75,7 @@ async fn run(
         Ok(()) => tokio::time::timeout(UPGRADE, upgrade).await.ok().and_then(Result::ok),
         Err(_) => None,
     };
+    fail_point!(ExecAnswered, ignored);
     match client {
         Some(client) => running.serve(TokioIo::new(client)).await,
         None => running.abandon().await,

@@ -119,6 +119,7 @@ pub(super) async fn instance(
             address: record.allocation.as_ref().map(|held| held.address),
             state_dir: node.ground.ledger.dir(id).display().to_string(),
             usage: usage::of(&node.ground, &record),
+            frozen: node.ground.cgroups.open(&id).is_frozen(),
             spec: record.spec,
             status,
         }))

@@ -110,12 +110,17 @@ pub fn launch(
     match identify(pid, dir) {
         Ok(process) => Ok((process, Pending { report, dir: dir.to_owned() })),
         Err(error) => {
-            // It must not go on without anybody who knows of it. Nobody has waited for it, so the pid is its own.
-            if let Err(error) = kill(pid, Signal::SIGKILL).and_then(|()| waitpid(pid, None)) {
-                tracing::error!(pid = pid.as_raw(), %error, "cannot end a shim that was just spawned");
-            }
+            end_child(pid);
             Err(error)
         }
+    }
+}
+
+/// Ends a child that was just spawned and must not go on without anybody who knows of it. Nobody has waited for
+/// it, so the pid is its own.
+pub(crate) fn end_child(pid: Pid) {
+    if let Err(error) = kill(pid, Signal::SIGKILL).and_then(|()| waitpid(pid, None)) {
+        tracing::error!(pid = pid.as_raw(), %error, "cannot end a process that was just spawned");
     }
 }
 

@@ -67,5 +67,19 @@ fn the_files_of_a_shim_of_version_1_and_of_a_later_one_are_read() {
     // An agent that was taken back finds what it knows among what it does not.
     let later = bare(STARTED).replace(r#""version":1"#, r#""version":9,"unheard_of":{"a":[1]}"#);
     std::fs::write(dir.path().join("started.json"), later).unwrap();
-    assert_eq!(read_started(dir.path()).unwrap().version, 9);
+    let started = read_started(dir.path()).unwrap();
+    assert_eq!((started.version, started.oldest), (9, 1));
+}
+
+#[tokio::test]
+async fn a_shim_that_understands_only_later_agents_is_not_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let later = STARTED.split_once(':').unwrap().1.strip_suffix('}').unwrap();
+    let later = later.replace(r#""version":1"#, r#""version":9,"oldest":8"#);
+    std::fs::write(dir.path().join("started.json"), later).unwrap();
+    let shim = Shim::new(dir.path().to_owned());
+    let refused = shim.signal_all(15).await.unwrap_err();
+    assert!(matches!(refused, ShimError::Version { .. }), "{refused}");
+    assert!(refused.to_string().contains("versions 8 to 9"), "{refused}");
+    assert!(matches!(shim.quit().await, Err(ShimError::Version { .. })));
 }

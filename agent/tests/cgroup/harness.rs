@@ -126,6 +126,42 @@ impl LoopDisk {
     }
 }
 
+/// A file system of a [`LoopDisk`], unmounted on drop.
+pub(crate) struct Mounted(tempfile::TempDir);
+
+impl LoopDisk {
+    /// With an ext4 on it, as the disks of containers have one.
+    pub(crate) fn mounted(&self) -> Mounted {
+        let dir = Mounted(tempfile::tempdir().unwrap());
+        let run = |program: &str, arguments: &[&Path]| {
+            assert!(Command::new(program).args(arguments).stdout(Stdio::null()).status().unwrap().success());
+        };
+        run(
+            "mke2fs",
+            &["-q", "-t", "ext4", "-O", "^has_journal"]
+                .map(Path::new)
+                .into_iter()
+                .chain([&*self.path])
+                .collect::<Vec<_>>(),
+        );
+        run("mount", &[&self.path, dir.path()]);
+        dir
+    }
+}
+
+impl Mounted {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Nothing is mounted when the test has failed before.
+        let _ = Command::new("umount").arg(self.path()).stderr(Stdio::null()).status();
+    }
+}
+
 fn losetup(args: &[&Path]) -> bool {
     Command::new("losetup").args(args).stderr(Stdio::null()).status().unwrap().success()
 }

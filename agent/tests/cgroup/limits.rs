@@ -131,6 +131,29 @@ fn memory_high_holds_a_container_back_before_the_limit() {
 }
 
 #[test]
+fn swap_is_used_as_far_as_it_is_allowed() {
+    let Some(root) = Root::new("swap") else { return };
+    let (_, without) = root.create(&small());
+    let (_, with) = root.create(&Limits { memory_swap_bytes: 64 << 20, ..small() });
+    // A program that holds 48 MiB, of which 32 may be in memory; of zeroes the kernel would keep nothing.
+    let script = "tr '\\0' x < /dev/zero | dd bs=48M count=2 iflag=fullblock | sleep 1000";
+    let children = [run_in(&without, script), run_in(&with, script)];
+    eventually("who may not swap is killed", || without.oom_kills().unwrap() > 0);
+    let host_swaps = std::fs::read_to_string("/proc/swaps").unwrap().lines().count() > 1;
+    let swapped = |cgroup: &Cgroup| cgroup.usage().unwrap().memory.swap_bytes.unwrap_or(0);
+    if host_swaps {
+        eventually("the other swaps", || swapped(&with) > 8 << 20);
+        assert_eq!(with.oom_kills().unwrap(), 0);
+    } else {
+        eventually("so is the other where there is no swap", || with.oom_kills().unwrap() > 0);
+    }
+    assert_eq!(swapped(&without), 0);
+    for (child, cgroup) in children.into_iter().zip([&without, &with]) {
+        end(child, cgroup);
+    }
+}
+
+#[test]
 fn disk_bandwidth_binds_and_the_neighbour_keeps_its_own() {
     let Some(root) = Root::new("io") else { return };
     let disk = LoopDisk::new(64 << 20);
@@ -155,6 +178,26 @@ fn disk_bandwidth_binds_and_the_neighbour_keeps_its_own() {
     // 4 MiB at 1 MiB/s; the first slice of time is free.
     assert!(took > Duration::from_millis(2500), "4 MiB at 1 MiB/s took {took:?}");
     assert!(neighbours < took, "the neighbour took {neighbours:?}, the other {took:?}");
+}
+
+#[test]
+fn disk_bandwidth_binds_what_goes_through_the_page_cache() {
+    let Some(root) = Root::new("writeback") else { return };
+    if root.cgroups.mode() == CgroupMode::Hybrid {
+        // Under v1 the kernel writes dirty pages back in its own name, and nobody's limit binds it.
+        return;
+    }
+    let disk = LoopDisk::new(32 << 20);
+    let files = disk.mounted();
+    let cgroups = root.cgroups.clone().with_disk(&disk.path);
+    let io = IoLimits { write_bytes: Some(1 << 20), ..IoLimits::default() };
+    let cgroup = cgroups.create(&InstanceId::new(), &Limits { io, ..small() }).unwrap();
+    let script = format!("dd if=/dev/zero of={}/file bs=64k count=64 conv=fsync", files.path().display());
+    let start = Instant::now();
+    assert!(run_in(&cgroup, &script).wait().unwrap().success());
+    let took = start.elapsed();
+    cgroup.remove().unwrap();
+    assert!(took > Duration::from_millis(2500), "4 MiB at 1 MiB/s through the cache took {took:?}");
 }
 
 #[test]

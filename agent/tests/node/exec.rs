@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::host::{Host, PATIENCE, instance, on_a_node, pause};
 
-fn script(script: &str) -> ExecRequest {
+pub(crate) fn script(script: &str) -> ExecRequest {
     ExecRequest {
         command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         env: [].into(),
@@ -65,11 +65,19 @@ async fn exec(host: &Host, id: InstanceId, request: &ExecRequest) -> (ExecSender
     host.client.exec(id, request).await.unwrap_or_else(|error| panic!("{error:?}\n{}", host.log()))
 }
 
-async fn refused(host: &Host, id: InstanceId, request: &ExecRequest) -> (ErrorCode, String) {
+pub(crate) async fn refused(host: &Host, id: InstanceId, request: &ExecRequest) -> (ErrorCode, String) {
     match host.client.exec(id, request).await {
         Err(ClientError::Refused { source, .. }) => (source.code, source.message),
         other => panic!("{other:?}"),
     }
+}
+
+/// What a script prints that goes well.
+pub(crate) async fn run(host: &Host, id: InstanceId, text: &str) -> String {
+    let (_sender, mut receiver) = exec(host, id, &script(text)).await;
+    let (out, err, exit) = rest(&mut receiver).await;
+    assert_eq!((exit, err.as_str()), (ExecExit::Code(0), ""), "{out}");
+    out
 }
 
 /// Waits until nothing but the app is left: pid 1 and its program.
@@ -245,7 +253,10 @@ fn nothing_is_left_when_the_agent_the_helper_or_the_container_is_killed() {
         assert_eq!(rest(&mut receiver).await.2, ExecExit::Signal(9));
         host.until_gone(id).await;
         let deadline = std::time::Instant::now() + PATIENCE;
-        while open(host) > before || !host.children_of_the_agent("mogok-exec").is_empty() {
+        while open(host) > before
+            || !host.children_of_the_agent("mogok-exec").is_empty()
+            || !host.zombies().is_empty()
+        {
             assert!(std::time::Instant::now() < deadline, "{} descriptors, {before} before", open(host));
             pause().await;
         }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use mogok_agent::failpoint;
 use mogok_api::instance::{BlobMount, InstanceSpec, Phase};
 use mogok_images::Store;
-use mogok_shim::failpoint::{CHILD, SUPERVISION};
+use mogok_shim::failpoint::{CHILD, HELPER, JOINER, SHIM, SUPERVISION};
 use mogok_shim::step::Step;
 use mogok_tests::leak;
 use nix::sys::signal::{Signal, kill};
@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use crate::host::{Host, PATIENCE, on_a_node_with, pause, web};
 
+mod exec;
 mod wire;
 
 use wire::{Answer, Wire};
@@ -32,6 +33,10 @@ enum Fault {
     AgentDies,
     ShimDies,
     InitDies,
+    /// Of an exec.
+    HelperDies,
+    /// What the helper has cloned, up to its exec.
+    JoinerDies,
 }
 
 /// The parts of a life in which points are passed.
@@ -45,6 +50,10 @@ enum Part {
     Stop,
     /// A new agent takes a running container over.
     Adoption,
+    /// A program joins and ends.
+    Exec,
+    /// One joins with a terminal, and its client hangs up.
+    Terminal,
 }
 
 /// A node under attack.
@@ -85,8 +94,8 @@ impl<'a> Attack<'a> {
             ..spec
         };
         let mut passed = Vec::new();
-        for now in [Part::Start, Part::End, Part::Adoption, Part::Stop] {
-            if matches!(now, Part::End | Part::Adoption) && now != part {
+        for now in [Part::Start, Part::End, Part::Adoption, Part::Exec, Part::Terminal, Part::Stop] {
+            if !matches!(now, Part::Start | Part::Stop) && now != part {
                 continue;
             }
             self.wire.take_passed();
@@ -111,6 +120,14 @@ impl<'a> Attack<'a> {
                     self.host.end(Signal::SIGKILL);
                     self.host.spawn();
                     self.until_adopted().await;
+                    self.until_up(&spec, &mark, None).await;
+                    if self.fault != Fault::ShimDies && self.fault != Fault::InitDies {
+                        assert_eq!(marked(&mark), pids, "it was started anew");
+                    }
+                }
+                Part::Exec | Part::Terminal => {
+                    let pids = marked(&mark);
+                    self.exec(spec.id, now == Part::Terminal, point).await;
                     self.until_up(&spec, &mark, None).await;
                     if self.fault != Fault::ShimDies && self.fault != Fault::InitDies {
                         assert_eq!(marked(&mark), pids, "it was started anew");
@@ -190,6 +207,8 @@ impl<'a> Attack<'a> {
             }
             Fault::ShimDies => shims.iter().for_each(|pid| end(*pid)),
             Fault::InitDies => shims.iter().flat_map(|shim| children(*shim)).for_each(end),
+            Fault::HelperDies => self.kill_helpers(false),
+            Fault::JoinerDies => self.kill_helpers(true),
         }
         self.wire.release();
     }
@@ -243,7 +262,7 @@ fn end(pid: i32) {
 /// Every point that an undisturbed life passes, with the part in which it does so first.
 async fn points(attack: &mut Attack<'_>) -> Vec<(Part, String)> {
     let mut points: Vec<(Part, String)> = Vec::new();
-    for part in [Part::Start, Part::End, Part::Stop, Part::Adoption] {
+    for part in [Part::Start, Part::End, Part::Stop, Part::Adoption, Part::Exec, Part::Terminal] {
         for point in attack.live(part, None).await {
             if !points.iter().any(|(_, known)| *known == point) {
                 points.push((part, point));
@@ -262,13 +281,22 @@ fn strike_all(mine: fn(&str) -> bool) {
         let mut struck = 0;
         // Before there is a shim or an init none can be killed.
         let first = |prefix| points.iter().position(|(_, point)| point.starts_with(prefix)).unwrap();
-        let (shim, init) = (first("shim/"), first(CHILD));
+        let (shim, init, helper) = (first(SHIM), first(CHILD), first(HELPER));
         for (place, (part, point)) in points.iter().enumerate().filter(|(_, (_, point))| mine(point)) {
-            for fault in [Fault::StepFails, Fault::AgentDies, Fault::ShimDies, Fault::InitDies] {
+            for fault in [
+                Fault::StepFails,
+                Fault::AgentDies,
+                Fault::ShimDies,
+                Fault::InitDies,
+                Fault::HelperDies,
+                Fault::JoinerDies,
+            ] {
                 let lives = match fault {
                     Fault::StepFails | Fault::AgentDies => true,
                     Fault::ShimDies => place >= shim,
                     Fault::InitDies => place >= init,
+                    Fault::HelperDies => is_of_exec(point) && place >= helper,
+                    Fault::JoinerDies => point.starts_with(JOINER),
                 };
                 if !lives {
                     continue;
@@ -292,27 +320,41 @@ fn the_points_passed_are_all_that_the_code_has() {
         let mut attack = Attack::new(host, wire).await;
         let passed: BTreeSet<String> =
             points(&mut attack).await.into_iter().map(|(_, point)| point).collect();
-        let supervision = SUPERVISION.iter().map(|name| format!("shim/{name}"));
-        for point in failpoint::ALL.iter().map(|name| (*name).to_owned()).chain(supervision) {
-            assert!(passed.contains(&point), "{point} is not passed: {passed:#?}");
+        for point in failpoint::ALL.iter().chain(SUPERVISION) {
+            assert!(passed.contains(*point), "{point} is not passed: {passed:#?}");
         }
         // A container with a namespace of the agent's has no loopback to set up; four steps are an exec's.
         let others = [Step::Loopback, Step::Sealed, Step::Request, Step::JoinNamespaces, Step::Terminal];
         for step in Step::ALL.iter().filter(|step| !others.contains(step)) {
-            let [shim, child] = ["shim/", CHILD].map(|prefix| passed.contains(&format!("{prefix}{step}")));
+            let [shim, child] = [SHIM, CHILD].map(|prefix| passed.contains(&format!("{prefix}{step}")));
             assert!(shim || child, "{step} is not passed: {passed:#?}");
+        }
+        // Between the filter and the death signal; the joiner's points are the program's from there on.
+        for step in Step::EXEC.iter().filter(|step| **step != Step::Fork) {
+            let [helper, joiner] = [HELPER, JOINER].map(|prefix| passed.contains(&format!("{prefix}{step}")));
+            assert!(helper || joiner, "{step} of an exec is not passed: {passed:#?}");
         }
     });
 }
 
 #[test]
 fn nothing_leaks_when_a_step_of_the_agent_breaks() {
-    strike_all(|point| point.starts_with("agent/"));
+    strike_all(|point| point.starts_with("agent/") && !is_of_exec(point));
+}
+
+#[test]
+fn nothing_leaks_when_a_step_of_an_exec_breaks() {
+    strike_all(is_of_exec);
+}
+
+/// Of agent, helper and what it clones.
+fn is_of_exec(point: &str) -> bool {
+    point.starts_with("agent/exec_") || point.starts_with(HELPER) || point.starts_with(JOINER)
 }
 
 #[test]
 fn nothing_leaks_when_a_step_of_the_shim_breaks() {
-    strike_all(|point| point.starts_with("shim/"));
+    strike_all(|point| point.starts_with(SHIM));
 }
 
 #[test]

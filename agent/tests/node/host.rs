@@ -25,7 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Host {
     dir: tempfile::TempDir,
-    shim: PathBuf,
+    pub(crate) shim: PathBuf,
     arguments: Vec<String>,
     cgroup: String,
     epoch: Epoch,
@@ -189,17 +189,31 @@ impl Host {
 
     /// Children of the agent with that name.
     pub(crate) fn children_of_the_agent(&self, name: &str) -> Vec<i32> {
+        let mut children = self.children();
+        children.retain(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        });
+        children
+    }
+
+    /// Children of the agent that have ended and were not reaped.
+    pub(crate) fn zombies(&self) -> Vec<i32> {
+        let mut children = self.children();
+        children.retain(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('Z'))
+        });
+        children
+    }
+
+    fn children(&self) -> Vec<i32> {
         let agent = self.agent_pid();
         let of_thread = |thread: std::fs::DirEntry| {
             let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
             children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()).collect::<Vec<_>>()
         };
         let threads = std::fs::read_dir(format!("/proc/{agent}/task")).unwrap();
-        let mut children: Vec<_> = threads.map(Result::unwrap).flat_map(of_thread).collect();
-        children.retain(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
-        });
-        children
+        threads.map(Result::unwrap).flat_map(of_thread).collect()
     }
 
     /// What the agent logged.

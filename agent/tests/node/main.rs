@@ -6,6 +6,8 @@ mod api;
 mod exec;
 #[cfg(feature = "failpoints")]
 mod faults;
+mod hold;
 mod host;
 mod life;
 mod soak;
+mod upgrade;

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::rustls::ClientConfig;
 
 use self::connection::{Connection, RequestBody};
-use crate::agent::{DesiredAck, DesiredMessage, InstanceDetail, NodeInfo};
+use crate::agent::{DesiredAck, DesiredMessage, InstanceDetail, NodeInfo, ReclaimRequest, Reclaimed};
 use crate::error::ApiError;
 use crate::id::InstanceId;
 use crate::instance::InstanceStatus;
@@ -38,6 +38,8 @@ pub use follow::{EVENT_SILENCE, Follow};
 
 /// How long a small request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for one that waits for the kernel to freeze or to reclaim; the agent's own bounds are shorter.
+const HOLD: Duration = Duration::from_secs(30);
 /// Bytes of a small reply.
 const REPLY_LIMIT: usize = 1 << 20;
 /// Bytes of the list of all instances.
@@ -159,6 +161,44 @@ impl AgentClient {
     pub async fn instance(&self, id: InstanceId) -> Result<InstanceDetail, ClientError> {
         let exchange = Exchange::new("read the instance", Method::GET, format!("/v1/instances/{id}"));
         decode(exchange.operation, &self.unary(&exchange, REPLY_LIMIT).await?)
+    }
+
+    /// Makes every process of an instance that is up stand still.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, or the instance cannot be frozen.
+    pub async fn freeze(&self, id: InstanceId) -> Result<(), ClientError> {
+        self.hold("freeze the instance", id, "freeze", None).await.map(drop)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, or the instance does not run.
+    pub async fn thaw(&self, id: InstanceId) -> Result<(), ClientError> {
+        self.hold("thaw the instance", id, "thaw", None).await.map(drop)
+    }
+
+    /// Has the kernel take memory back from a running instance.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, or its host cannot do that.
+    pub async fn reclaim(&self, id: InstanceId, request: ReclaimRequest) -> Result<Reclaimed, ClientError> {
+        let operation = "take memory back from the instance";
+        let json = serde_json::to_vec(&request).map_err(|source| ClientError::Json { operation, source })?;
+        decode(operation, &self.hold(operation, id, "reclaim", Some(json.into())).await?)
+    }
+
+    async fn hold(
+        &self,
+        operation: &'static str,
+        id: InstanceId,
+        act: &str,
+        json: Option<Bytes>,
+    ) -> Result<Bytes, ClientError> {
+        let path = format!("/v1/instances/{id}/{act}");
+        let exchange = Exchange { json, timeout: HOLD, ..Exchange::new(operation, Method::POST, path) };
+        self.unary(&exchange, REPLY_LIMIT).await
     }
 
     /// A small request on the kept connection.

@@ -6,7 +6,10 @@ use utoipa::openapi::schema::Type;
 
 use super::document::{Document, Route};
 use crate::agent::exec::{ExecRequest, PROTOCOL};
-use crate::agent::{AgentEvent, BlobInfo, DesiredAck, DesiredMessage, InstanceDetail, LogRecord, NodeInfo};
+use crate::agent::{
+    AgentEvent, BlobInfo, DesiredAck, DesiredMessage, InstanceDetail, LogRecord, NodeInfo, ReclaimRequest,
+    Reclaimed,
+};
 use crate::instance::InstanceStatus;
 
 /// The OpenAPI document of the agent API.
@@ -42,6 +45,19 @@ pub fn agent() -> OpenApi {
             Post,
             "/v1/instances/{id}/exec",
             Route::new("A program in a running container").body::<ExecRequest>().upgrade(PROTOCOL),
+        )
+        .route(
+            Post,
+            "/v1/instances/{id}/freeze",
+            Route::new("Make every process of a container that is up stand still").empty(),
+        )
+        .route(Post, "/v1/instances/{id}/thaw", Route::new("Let a frozen container go on").empty())
+        .route(
+            Post,
+            "/v1/instances/{id}/reclaim",
+            Route::new("Have the kernel take memory back from a running container, page cache first")
+                .body::<ReclaimRequest>()
+                .reply::<Reclaimed>(),
         )
         .route(Get, "/v1/logs", log("Output of all containers"))
         .route(

@@ -41,6 +41,7 @@ pub(super) fn run(socket: UnixStream, program: &Child) -> io::Result<()> {
             && orders.take(program).is_err()
         {
             agent = None;
+            fail_point!("exec/hung_up");
             // All that it has in its foreground; a stopped process hears it only when it goes on.
             to_group(program, libc::SIGHUP);
             to_group(program, libc::SIGCONT);
@@ -53,6 +54,7 @@ pub(super) fn run(socket: UnixStream, program: &Child) -> io::Result<()> {
             kill_at = Some(Instant::now() + HANG_UP);
         }
     }
+    fail_point!("exec/program_ended");
     if agent.is_none() {
         to_group(program, libc::SIGKILL);
     }
@@ -62,6 +64,7 @@ pub(super) fn run(socket: UnixStream, program: &Child) -> io::Result<()> {
         // An agent that hangs up at this moment does not want to know.
         drop(exec::send(&socket, &ExecEnd { code: ended.code, signal: ended.signal }, &[]));
     }
+    fail_point!("exec/end_told");
     Ok(())
 }
 

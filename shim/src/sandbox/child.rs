@@ -121,7 +121,7 @@ impl Sandbox<'_> {
         #[cfg(not(feature = "failpoints"))]
         descriptor::keep_only(&kept).during(Step::Descriptors)?;
         #[cfg(feature = "failpoints")]
-        crate::failpoint::keep_only(kept).during(Step::Descriptors)?;
+        crate::failpoint::keep_only(&kept).during(Step::Descriptors)?;
         self.await_release().during(Step::Release)?;
         // The working directory, the scratch file system that the root stands on, is in the copy as well.
         unshare(CloneFlags::CLONE_NEWNS).during(Step::MountNamespace)?;

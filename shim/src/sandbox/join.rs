@@ -107,6 +107,8 @@ fn attempt(
         spec,
         program,
     };
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::lend();
     let born_in = (placement == Placement::Born).then(|| cgroup.as_fd());
     let joining =
         clone::child(CloneFlags::empty(), born_in, || joiner.run()).at(Step::Clone, spec.cgroup.display())?;

@@ -10,14 +10,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
+use serde::de::IgnoredAny;
 
 use crate::protocol::frame::{self, HEADER};
-use crate::protocol::{MAX_FRAME, Reply, Request};
+use crate::protocol::{MAX_FRAME, Reply, Request, Versions};
 use crate::spec::file;
 use crate::state_dir::StateDir;
 
 /// Clients at a time.
 pub(crate) const CLIENTS: usize = 8;
+
+/// What a client asks.
+enum Asked {
+    Known(Request),
+    /// Of another version than this shim's.
+    Unknown,
+}
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -121,12 +129,15 @@ impl Client {
         // One thing at a time: the next request is looked at when the last was answered. There are at most
         // as many as the input holds.
         while !self.waiting && self.output.is_empty() {
-            let request = match self.next_request() {
-                Ok(Some(request)) => request,
+            let answered = match self.next_request() {
+                Ok(Some(Asked::Known(request))) => answer(request),
+                Ok(Some(Asked::Unknown)) if !cfg!(feature = "protocol-1") => Answer::Reply(Reply::Refused(
+                    format!("no request of this shim's, which speaks {}", Versions::OURS),
+                )),
+                Ok(Some(Asked::Unknown)) | Err(()) => return false,
                 Ok(None) => break,
-                Err(()) => return false,
             };
-            let queued = match answer(request) {
+            let queued = match answered {
                 Answer::Reply(reply) => self.queue(&reply),
                 Answer::Later => {
                     self.waiting = true;
@@ -160,12 +171,15 @@ impl Client {
         }
     }
 
-    /// The next whole frame; an error when it is none of the protocol's.
-    fn next_request(&mut self) -> Result<Option<Request>, ()> {
+    /// The request in the next whole frame; an error when it is not even JSON.
+    fn next_request(&mut self) -> Result<Option<Asked>, ()> {
         let Some(header) = self.input.first_chunk::<HEADER>() else { return Ok(None) };
         let end = HEADER + frame::length(*header).map_err(drop)?;
         let Some(body) = self.input.get(HEADER..end) else { return Ok(None) };
-        let request = frame::decode(body).map_err(drop)?;
+        let request = match frame::decode(body) {
+            Ok(request) => Asked::Known(request),
+            Err(_) => frame::decode::<IgnoredAny>(body).map(|_| Asked::Unknown).map_err(drop)?,
+        };
         self.input.drain(..end);
         self.input.shrink_to(1024);
         Ok(Some(request))

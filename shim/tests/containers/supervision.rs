@@ -183,6 +183,29 @@ fn bad_and_idle_clients_keep_nobody_waiting() {
 }
 
 #[test]
+fn a_request_of_a_later_version_is_refused_and_the_next_is_answered() {
+    if skip() {
+        return;
+    }
+    use mogok_shim::protocol::{Reply, Request, frame};
+    let container = Case::script("exec sleep 1000").start();
+    let mut stream = UnixStream::connect(container.dir.path().join(file::SOCKET)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    for unknown in [serde_json::json!("dance"), serde_json::json!({"dance": {"partner": 1}})] {
+        frame::send(&mut stream, &unknown).unwrap();
+        let reply: Reply = frame::receive(&mut stream).unwrap();
+        assert!(matches!(&reply, Reply::Refused(why) if why.contains("versions 1 to 2")), "{reply:?}");
+    }
+    // More fields than are known do not matter.
+    frame::send(&mut stream, &serde_json::json!({"signal": {"signal": 0, "all": true, "why": "x"}})).unwrap();
+    assert!(
+        matches!(frame::receive(&mut stream).unwrap(), Reply::Refused(why) if why.starts_with("signal 0"))
+    );
+    frame::send(&mut stream, &Request::Hello).unwrap();
+    assert!(matches!(frame::receive(&mut stream).unwrap(), Reply::Started(_)));
+}
+
+#[test]
 fn many_requests_in_one_go_are_answered_in_order() {
     if skip() {
         return;

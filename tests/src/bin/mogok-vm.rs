@@ -1,7 +1,9 @@
 //! `mogok-vm ASSETS [--suite SUITE] [PROGRAM...]`: the kernel tests in virtual machines. Ends with status 1
 //! when a test failed.
+//! `mogok-vm ASSETS --suite SUITE --mutations FILE`: which of them miss a limit that is not written, as a table
+//! in the place of the last one of a Markdown file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -13,14 +15,20 @@ fn main() -> Result<ExitCode> {
         arguments.next().map(PathBuf::from).context("usage: mogok-vm ASSETS [--suite SUITE] [PROGRAM...]")?;
     let mut suites = Vec::new();
     let mut only = Vec::new();
+    let mut mutations = None;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--suite" => suites.push(arguments.next().context("--suite needs one of bookworm, trixie")?),
+            "--mutations" => mutations = Some(arguments.next().context("--mutations needs a file")?),
             _ => only.push(argument),
         }
     }
     if suites.is_empty() {
         suites = vm::SUITES.map(str::to_owned).to_vec();
+    }
+    if let Some(file) = mutations {
+        vm::mutations::write(&assets, &suites[0], Path::new(&file))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let outcome = vm::test(&assets, &suites, &only)?;
     let word = if outcome.failed == 0 { "ok" } else { "FAILED" };

@@ -1,5 +1,5 @@
 //! The second disk of a machine: the test programs, at the paths where cargo has put them, and the init that
-//! runs them. Made anew at every run; a few seconds' worth of copying.
+//! runs them. Made anew at every run; a few seconds' worth of copying. A third one is empty, for swap.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,18 @@ use crate::program::run;
 
 /// Bytes that the tests themselves may write to it: images for their containers.
 const ROOM: &str = "1G";
+/// Bytes of a third disk, for swap.
+const SWAP: u64 = 256 << 20;
 
-/// Makes `work/tests.img`.
-pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result<PathBuf> {
+/// The disks of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Disks {
+    pub(super) tests: PathBuf,
+    pub(super) swap: PathBuf,
+}
+
+/// Makes `work/tests.img` and `work/swap.img`.
+pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result<Disks> {
     let stage = work.join("stage");
     if stage.exists() {
         fs::remove_dir_all(&stage)?;
@@ -23,6 +32,10 @@ pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result
         let inside =
             path.strip_prefix(workspace).context("the target directory is outside of the workspace")?;
         let to = stage.join(inside);
+        // A program that is run more than once.
+        if to.exists() {
+            return Ok(());
+        }
         fs::create_dir_all(to.parent().context("no parent")?)?;
         fs::hard_link(path, &to).with_context(|| format!("cannot stage {}", path.display()))
     };
@@ -31,6 +44,10 @@ pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result
     }
     for program in &programs.started {
         put(program)?;
+    }
+    // The old shim, without which a test says that it had to skip.
+    if programs.old_shim.is_file() {
+        put(&programs.old_shim)?;
     }
     // Where the tests keep what they make once.
     fs::create_dir_all(stage.join("target/tmp"))?;
@@ -43,7 +60,7 @@ pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result
     let list: String = programs
         .tests
         .iter()
-        .map(|program| format!("{} {}\n", program.name, program.path.display()))
+        .map(|program| format!("{}\t{}\n", program.name, program.command().join("\t")))
         .collect();
     fs::write(stage.join("programs"), list)?;
     let settings =
@@ -60,5 +77,7 @@ pub(super) fn make(workspace: &Path, work: &Path, programs: &Programs) -> Result
             .collect::<Vec<_>>(),
     )?;
     fs::remove_dir_all(&stage)?;
-    Ok(image)
+    let swap = work.join("swap.img");
+    fs::File::create(&swap)?.set_len(SWAP)?;
+    Ok(Disks { tests: image, swap })
 }

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::disk::Disks;
+
 /// Enough for a memory bomb in a container beside the tests.
 const MEMORY: &str = "1536";
 /// Two, so that a set of CPUs can be less than all.
@@ -18,9 +20,9 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Boots the kernel and root file system of `base` with `tests` as second disk. `dir` gets what it says:
+    /// Boots the kernel and root file system of `base` with `disks` as second and third one. `dir` gets what it says:
     /// `console` is the kernel's, `said` that of its init.
-    pub(super) fn start(suite: &str, base: &Path, tests: &Path, dir: &Path) -> Result<Self> {
+    pub(super) fn start(suite: &str, base: &Path, disks: &Disks, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let said = dir.join("said");
         for file in [&said, &dir.join("console")] {
@@ -44,7 +46,8 @@ impl Machine {
             .arg(base.join("vmlinuz"))
             // Built into Debian's cloud kernels, unlike virtio: no initramfs is needed.
             .args(["-drive", &disk("root", &base.join("root.img")), "-device", "nvme,drive=root,serial=root"])
-            .args(["-drive", &disk("tests", tests), "-device", "virtio-blk-pci,drive=tests"])
+            .args(["-drive", &disk("tests", &disks.tests), "-device", "virtio-blk-pci,drive=tests"])
+            .args(["-drive", &disk("swap", &disks.swap), "-device", "virtio-blk-pci,drive=swap"])
             .args(["-serial", &serial(&dir.join("console")), "-serial", &serial(&said)])
             .args([
                 "-append",

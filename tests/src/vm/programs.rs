@@ -11,6 +11,10 @@ use crate::program::{run, text};
 /// The crates whose tests need the kernel.
 pub(super) const CRATES: [&str; 2] = ["agent", "shim"];
 
+/// Tests that have nothing to do with the kernel or with cgroups, by program and the beginning of their names:
+/// this host's run of them is enough.
+const ELSEWHERE: [(&str, &[&str]); 1] = [("agent-node", &["api::", "soak::"])];
+
 /// A test program and the tests it must report.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -18,6 +22,24 @@ pub(super) struct Program {
     pub(super) name: String,
     pub(super) path: PathBuf,
     pub(super) tests: Vec<String>,
+    /// `NAME=value` for its environment.
+    pub(super) variable: Option<String>,
+}
+
+impl Program {
+    /// The words that run it.
+    pub(super) fn command(&self) -> Vec<String> {
+        let mut words = vec!["env".to_owned()];
+        words.extend(self.variable.clone());
+        words.extend([self.path.display().to_string(), "--show-output".to_owned()]);
+        words.extend(left_out(&self.name).iter().flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]));
+        words
+    }
+
+    /// The same under another name, with a variable in its environment.
+    pub(super) fn with(&self, name: String, variable: String) -> Self {
+        Self { name, path: self.path.clone(), tests: self.tests.clone(), variable: Some(variable) }
+    }
 }
 
 /// Everything that goes to the machines.
@@ -26,6 +48,8 @@ pub(super) struct Programs {
     pub(super) tests: Vec<Program>,
     /// The programs that the tests start.
     pub(super) started: Vec<PathBuf>,
+    /// `make build` has put it there.
+    pub(super) old_shim: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -45,16 +69,26 @@ impl Programs {
     /// Builds the programs as `make test` does (with any other choice of crates cargo would build them once
     /// more, with other features) and takes those whose name contains one of `only`.
     pub(super) fn build(workspace: &Path, only: &[String]) -> Result<Self> {
+        Self::build_of(workspace, &["--workspace", "--exclude", "mogok-tests"], only)
+    }
+
+    /// Builds what `choice` names to cargo, and takes the programs whose name contains one of `only`.
+    pub(super) fn build_of(workspace: &Path, choice: &[&str], only: &[String]) -> Result<Self> {
         let built = Command::new(env!("CARGO"))
             .current_dir(workspace)
-            .args(["test", "--workspace", "--exclude", "mogok-tests", "--no-run"])
+            .args(["test", "--no-run"])
+            .args(choice)
             .args(["--message-format", "json-render-diagnostics"])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
             .context("cannot run cargo")?;
         ensure!(built.status.success(), "the test programs do not build");
-        let mut programs = Self { tests: Vec::new(), started: Vec::new() };
+        let mut programs = Self {
+            tests: Vec::new(),
+            started: Vec::new(),
+            old_shim: workspace.join("target/debug/protocol-1/mogok-shim"),
+        };
         for line in text(&built.stdout).lines() {
             let message: Message = serde_json::from_str(line).context("cargo's messages have changed")?;
             let (Some(manifest), Some(target), Some(path)) =
@@ -69,8 +103,9 @@ impl Programs {
                 Some("test") => {
                     let name = format!("{of}-{}", target.name);
                     if only.is_empty() || only.iter().any(|word| name.contains(word)) {
-                        let tests = tests_of(&path)?;
-                        programs.tests.push(Program { name, path, tests });
+                        let mut tests = tests_of(&path)?;
+                        tests.retain(|test| !left_out(&name).iter().any(|of| test.starts_with(of)));
+                        programs.tests.push(Program { name, path, tests, variable: None });
                     }
                 }
                 // Once as a program, and once as a program of its unit tests.
@@ -86,6 +121,11 @@ impl Programs {
         programs.tests.sort_by(|one, two| one.name.cmp(&two.name));
         Ok(programs)
     }
+}
+
+/// Beginnings of names of tests that a machine need not run.
+fn left_out(program: &str) -> &'static [&'static str] {
+    ELSEWHERE.iter().find(|(name, _)| *name == program).map_or(&[], |(_, tests)| *tests)
 }
 
 fn tests_of(program: &Path) -> Result<Vec<String>> {

@@ -51,6 +51,8 @@ pub(super) struct Reading {
     pub(super) sections: BTreeMap<String, Section>,
     pub(super) skips: usize,
     pub(super) done: bool,
+    /// What its init said besides.
+    pub(super) remarks: Vec<String>,
     current: Option<String>,
     /// Bytes of the transcript that were read.
     read: usize,
@@ -73,9 +75,10 @@ impl Reading {
         let section = self.sections.get_mut(&program)?;
         section.text.push_str(line);
         section.text.push('\n');
-        if line.starts_with("SKIP") {
+        // Not always at the beginning of a line: a program that a test started shares its standard error.
+        if let Some(at) = line.find("SKIP: ") {
             self.skips += 1;
-            return Some(Line::Skip(line.to_owned()));
+            return Some(Line::Skip(line[at..].to_owned()));
         }
         let (test, verdict) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
         let verdict = match verdict.split(',').next()? {
@@ -103,7 +106,10 @@ impl Reading {
                 return Some(Line::End(name.to_owned()));
             }
             ["done"] => self.done = true,
-            _ => return Some(Line::Remark(words.to_owned())),
+            _ => {
+                self.remarks.push(words.to_owned());
+                return Some(Line::Remark(words.to_owned()));
+            }
         }
         None
     }

@@ -71,7 +71,8 @@ impl Joiner<'_> {
         };
         enter_directory(self.program)?;
         crate::sys::seccomp::install(seccomp::FILTER).during(Step::Seccomp)?;
-        clone::sibling(|| self.execute(terminal.as_ref())).during(Step::Fork)
+        // Not `during`: from here on fail points are the program's process's.
+        clone::sibling(|| self.execute(terminal.as_ref())).map_err(|errno| Failed(Step::Fork, errno))
     }
 
     fn expendable(&self) -> Result<(), Errno> {
@@ -82,11 +83,16 @@ impl Joiner<'_> {
 
     /// Closes all but the message socket, `also` and what the program gets.
     fn keep_streams(&self, also: BorrowedFd<'_>) -> Result<(), Errno> {
+        #[cfg(not(feature = "failpoints"))]
+        use descriptor::keep_only;
+
+        #[cfg(feature = "failpoints")]
+        use crate::failpoint::keep_only;
         match &self.target.streams {
             Streams::Apart([stdin, stdout, stderr]) => {
-                descriptor::keep_only(&[self.messages, also, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+                keep_only(&[self.messages, also, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
             }
-            Streams::Terminal(_) => descriptor::keep_only(&[self.messages, also]),
+            Streams::Terminal(_) => keep_only(&[self.messages, also]),
         }
     }
 
