@@ -23,8 +23,8 @@ export MOGOK_ASSETS := $(ASSETS)
 # Lives of `make soak`.
 CYCLES ?= 5000
 
-.PHONY: setup build release images lint test test-vm mutations faults soak security-report demo down bench bench-container bench-logs \
-  bench-deploy fuzz
+.PHONY: setup build release images lint test test-vm mutations faults soak security-report demo down bench \
+  bench-container bench-logs bench-deploy bench-density fuzz
 
 setup:
 	@tests/setup.sh $(PACKAGES)
@@ -77,11 +77,15 @@ demo: setup release
 down:
 	@tests/demo.sh down $(RELEASE) $(ASSETS)
 
-bench: bench-container bench-logs bench-deploy
+bench: bench-container bench-density bench-logs bench-deploy
 
 bench-container: setup release
 	@tests/setup.sh $(PEERS)
 	cargo bench -p mogok-tests --bench container
+
+# A thousand containers: about three minutes, and 2 GiB of memory.
+bench-density: setup release
+	MOGOK_BIN_DIR=$(CURDIR)/$(RELEASE) cargo bench --profile dev -p mogok-tests --bench density
 
 # The shim is the release one; the measuring program itself need not be.
 bench-logs: setup

@@ -85,7 +85,7 @@ pub async fn put(
     let bridge = SyncIoBridge::new(reader);
     let stored = tokio::task::spawn_blocking(move || store.put_as(&digest, bridge, MAX_BYTES)).await;
     stored.map_err(|error| Refusal::internal(&error))?.map_err(|error| refused(&error))?;
-    api.wanted.wake();
+    api.node.arrivals.notify_waiters();
     Ok(StatusCode::CREATED)
 }
 

@@ -36,11 +36,10 @@ use state::{Event, State};
 /// Between attempts at something that waits for blobs nobody has announced.
 const RECHECK: Duration = Duration::from_secs(10);
 
-/// What the reconciler wants of an instance. `wake` counts the times it was told to look again.
+/// What the reconciler wants of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wish {
     pub unwanted: bool,
-    pub wake: u64,
 }
 
 /// The task's own view of its container.
@@ -159,9 +158,11 @@ impl Instance {
     }
 
     async fn pending(&mut self) {
+        let node = Arc::clone(&self.node);
         loop {
-            let wake = *self.wish.borrow_and_update();
-            if wake.unwanted {
+            // Before the look, so that a blob that comes during it is not slept over.
+            let arrival = node.arrivals.notified();
+            if self.unwanted() {
                 return self.apply(Event::Unwanted);
             }
             if let Err(error) = sandbox::check(&self.record.spec) {
@@ -169,7 +170,6 @@ impl Instance {
                 return;
             }
             if self.node.missing_blobs([&self.record.spec]).is_empty() {
-                let node = Arc::clone(&self.node);
                 let permit = tokio::select! {
                     permit = node.starts.acquire() => permit,
                     () = self.until_unwanted() => continue,
@@ -179,8 +179,11 @@ impl Instance {
                 self.apply(Event::Ready);
                 return self.start().await;
             }
-            // Woken when a blob comes or the wish changes.
-            let _ = tokio::time::timeout(RECHECK, self.wish.changed()).await;
+            tokio::select! {
+                () = arrival => {}
+                () = self.until_unwanted() => {}
+                () = tokio::time::sleep(RECHECK) => {}
+            }
         }
     }
 

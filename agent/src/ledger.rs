@@ -256,7 +256,7 @@ impl Ledger {
 /// When there is none, or none that this agent understands.
 pub fn read_record(dir: &Path) -> Result<Record, LedgerError> {
     let path = dir.join(RECORD);
-    let bytes = std::fs::read(&path).map_err(|source| LedgerError::Read { path: path.clone(), source })?;
+    let bytes = atomic::read(&path).map_err(|source| LedgerError::Read { path: path.clone(), source })?;
     let record: Record =
         serde_json::from_slice(&bytes).map_err(|source| LedgerError::Parse { path: path.clone(), source })?;
     if record.format != VERSION {

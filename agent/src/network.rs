@@ -4,7 +4,7 @@
 //! Containers hang on routed veth pairs with /32 addresses, no bridge. Invariants: a packet crosses
 //! only if a rule allows it, from the first moment a link exists; nothing of other tables, links or
 //! routes is touched; an address or port is handed to a second container only after the first one's
-//! link and rules are gone. [`Network`] is a handle: one thread (`worker`) decides, two make namespaces
+//! link and rules are gone. [`Network`] is a handle: one thread (`worker`) decides, one makes namespaces
 //! ahead and one removes links behind, all in the network namespace of the caller of [`Network::start`].
 
 use std::collections::BTreeSet;

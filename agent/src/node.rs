@@ -11,7 +11,7 @@ use mogok_api::id::NodeId;
 use mogok_api::instance::InstanceSpec;
 use mogok_api::name::Digest;
 use mogok_images::{Store, StoreError};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::cgroup::{Cgroups, Watcher};
 use crate::config::Config;
@@ -55,6 +55,8 @@ pub struct Node {
     pub logs: Arc<Logs>,
     pub uids: Mutex<UidRanges>,
     pub starts: Semaphore,
+    /// A blob has come.
+    pub arrivals: Notify,
     pub execs: Execs,
 }
 

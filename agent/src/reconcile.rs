@@ -73,23 +73,23 @@ impl Wanted {
             epoch: held.epoch,
             version: held.version,
             need_snapshot: applied == Applied::NeedSnapshot,
-            missing_blobs: node.missing_blobs(held.instances.values()),
+            missing_blobs: node.missing_blobs(held.instances.values().map(Arc::as_ref)),
         })
     }
 
-    /// Something that instances wait for may be there.
-    pub fn wake(&self) {
+    /// Something of what is has changed.
+    fn wake(&self) {
         self.wake.notify_one();
     }
 
     /// When no wanted instance needs this blob: something that keeps it so until it is dropped. Blocks.
     pub fn without(&self, digest: &mogok_api::name::Digest) -> Option<impl Sized> {
         let held = self.held.blocking_lock();
-        let needs = |spec| crate::node::blobs_of(spec).any(|needed| needed == digest);
+        let needs = |spec: &Arc<InstanceSpec>| crate::node::blobs_of(spec).any(|needed| needed == digest);
         (!held.instances.values().any(needs)).then_some(held)
     }
 
-    async fn instances(&self) -> BTreeMap<InstanceId, InstanceSpec> {
+    async fn instances(&self) -> BTreeMap<InstanceId, Arc<InstanceSpec>> {
         self.held.lock().await.instances.clone()
     }
 }
@@ -167,7 +167,7 @@ impl Reconciler {
         }
     }
 
-    fn turn(&mut self, wanted: BTreeMap<InstanceId, InstanceSpec>) {
+    fn turn(&mut self, wanted: BTreeMap<InstanceId, Arc<InstanceSpec>>) {
         self.tasks.retain(|id, task| {
             // A task ends when its instance is gone, and in a panic: then the ledger still has it.
             if task.task.is_finished() && self.node.ground.ledger.dir(*id).exists() {
@@ -177,11 +177,9 @@ impl Reconciler {
         });
         for (id, task) in &self.tasks {
             let unwanted = !wanted.contains_key(id);
-            task.wish.send_modify(|wish| {
-                // An instance that was unwanted once is on its way out and does not come back under its id.
-                wish.unwanted |= unwanted;
-                wish.wake = wish.wake.wrapping_add(1);
-            });
+            // An instance that was unwanted once is on its way out and does not come back under its id. Nobody else
+            // is woken: of a thousand tasks this turn is about one.
+            task.wish.send_if_modified(|wish| unwanted && !std::mem::replace(&mut wish.unwanted, true));
         }
         let gone: Vec<_> = self.refused.iter().copied().filter(|id| !wanted.contains_key(id)).collect();
         for id in gone {
@@ -190,7 +188,7 @@ impl Reconciler {
         }
         for (id, spec) in wanted {
             if !self.tasks.contains_key(&id) && !self.node.ground.ledger.dir(id).exists() {
-                self.begin(spec);
+                self.begin(Arc::unwrap_or_clone(spec));
             }
         }
     }

@@ -19,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::cgroup::{CgroupError, Cgroups, Watcher};
@@ -140,6 +140,7 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Found)> {
         logs: Arc::new(logs),
         uids: Mutex::new(uids),
         starts: Semaphore::new(STARTS),
+        arrivals: Notify::new(),
         execs: Execs::new(&config.shim)
             .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?,
         ground,

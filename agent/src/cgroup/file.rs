@@ -23,7 +23,7 @@ pub(super) fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
         .map_err(|source| CgroupError::Write { path: path.to_owned(), value: value.to_owned(), source })
 }
 
-fn malformed(path: &Path, content: &str) -> CgroupError {
+pub(super) fn malformed(path: &Path, content: &str) -> CgroupError {
     CgroupError::Malformed { path: path.to_owned(), content: content.chars().take(200).collect() }
 }
 
@@ -35,8 +35,17 @@ pub(super) fn number(path: &Path) -> Result<u64, CgroupError> {
 
 /// The number behind `key` in a file of `key number` lines.
 pub(super) fn key(path: &Path, key: &str) -> Result<u64, CgroupError> {
+    keys(path, [key]).map(|[value]| value)
+}
+
+/// The same for several keys of one file.
+pub(super) fn keys<const N: usize>(path: &Path, keys: [&str; N]) -> Result<[u64; N], CgroupError> {
     let content = read(path)?;
-    find(&content, key).ok_or_else(|| malformed(path, &content))
+    let mut values = [0; N];
+    for (value, key) in values.iter_mut().zip(keys) {
+        *value = find(&content, key).ok_or_else(|| malformed(path, &content))?;
+    }
+    Ok(values)
 }
 
 /// The number behind `key` in a text of `key number` lines.
@@ -63,6 +72,8 @@ mod tests {
         assert_eq!(key(&path, "oom_kill").unwrap(), 2);
         assert_eq!(key(&path, "oom").unwrap(), 3);
         assert!(matches!(key(&path, "max"), Err(CgroupError::Malformed { .. })));
+        assert_eq!(keys(&path, ["oom_kill", "low"]).unwrap(), [2, 0]);
+        assert!(matches!(keys(&path, ["oom", "max"]), Err(CgroupError::Malformed { .. })));
         fs::write(&path, "12\n-x\n").unwrap();
         assert!(matches!(pids(&path), Err(CgroupError::Malformed { .. })));
     }

@@ -2,7 +2,7 @@
 //! what is already gone is done.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Seek};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,25 +37,29 @@ pub(super) fn wait_event(dir: &Path, key: &str, value: u64, wait: Duration) -> R
     let path = dir.join("cgroup.events");
     let failed = |source| CgroupError::Read { path: path.clone(), source };
     let deadline = Instant::now() + wait;
+    let mut events = match File::open(&path) {
+        Ok(events) => events,
+        Err(error) if is_gone(&error) => return Ok(true),
+        Err(error) => return Err(failed(error)),
+    };
     loop {
-        let events = match File::open(&path) {
-            Ok(events) => events,
+        // By the descriptor that is polled: the kernel wakes for what has changed since that was read, and at once
+        // when it never was (kernfs_generic_poll in fs/kernfs/file.c).
+        let mut content = String::new();
+        match events.rewind().and_then(|()| events.read_to_string(&mut content)) {
+            Ok(_) => {}
             Err(error) if is_gone(&error) => return Ok(true),
             Err(error) => return Err(failed(error)),
-        };
-        match file::key(&path, key) {
-            Ok(found) if found == value => return Ok(true),
-            Err(CgroupError::Read { source, .. }) if is_gone(&source) => return Ok(true),
-            Err(error) => return Err(error),
-            Ok(_) => {}
+        }
+        let found = file::find(&content, key).ok_or_else(|| file::malformed(&path, &content))?;
+        if found == value {
+            return Ok(true);
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(false);
         }
-        // A change between the read and the poll would be missed, so no single poll is long.
-        let nap = left.min(Duration::from_millis(50));
-        let timeout = PollTimeout::try_from(nap.as_millis().max(1)).unwrap_or(PollTimeout::ZERO);
+        let timeout = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(failed(errno.into())),

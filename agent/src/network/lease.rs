@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::rotation::Rotation;
 use super::ruleset::Entry;
 use super::{Allocation, NetworkConfig, NetworkError, Saved, link};
+use crate::ledger::atomic;
 
 const FILE: &str = "network-rotation.json";
 
@@ -63,8 +64,7 @@ impl Leases {
         let failed = |source| NetworkError::Rotation { path: self.file.clone(), source };
         let text = serde_json::to_vec(&Place { address: place.0, port: place.1 })
             .map_err(|error| failed(error.into()))?;
-        let fresh = self.file.with_extension("new");
-        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &self.file)).map_err(failed)?;
+        atomic::write(&self.file, &text, atomic::Durability::Kill).map_err(failed)?;
         self.saved = Some(place);
         Ok(())
     }

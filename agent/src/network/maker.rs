@@ -1,5 +1,9 @@
-//! Threads that make namespaces with their links, so that a container need not wait for one: the
-//! kernel takes most of a millisecond for each, and lets two be made at once.
+//! A thread that makes namespaces with their links, so that a container need not wait for one: the
+//! kernel takes most of a millisecond for each.
+//!
+//! One thread, and never while links are removed: who turns IPv6 off on a link does not sleep while another has the
+//! kernel's lock on links but tries again and again (`addrconf_sysctl_disable` in net/ipv6/addrconf.c), and on a busy
+//! host that took more of the CPUs than all the rest of a start.
 //!
 //! Invariant: until its element is in the table, the rules drop all that comes from a new link.
 
@@ -13,43 +17,42 @@ use tokio::sync::{Mutex, mpsc};
 use super::link::{self, Links};
 use super::{NetworkError, namespace, sysctl};
 
-/// More do not make more: the kernel's lock on links is one for all.
-const THREADS: usize = 2;
-
 /// What became of an order.
 pub(super) type Made = (Ipv4Addr, Result<OwnedFd, NetworkError>);
 
-/// Starts the threads in the calling thread's namespace. They end when the orders do.
+/// Held by whoever makes or removes links.
+pub(super) type Turn = Arc<Mutex<()>>;
+
+/// Starts the thread in the calling thread's namespace. It ends when the orders do.
 pub(super) fn spawn(
     gateway: Ipv4Addr,
     group: u32,
     queue: usize,
+    turn: Turn,
 ) -> Result<(mpsc::Sender<Ipv4Addr>, mpsc::Receiver<Made>), NetworkError> {
     let (order, orders) = mpsc::channel(queue);
     let (done, made) = mpsc::channel(queue);
-    let orders = Arc::new(Mutex::new(orders));
-    for _ in 0..THREADS {
-        let (orders, done) = (orders.clone(), done.clone());
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(NetworkError::Thread)?;
-        std::thread::Builder::new()
-            .name("namespaces".into())
-            .spawn(move || runtime.block_on(serve(gateway, group, &orders, &done)))
-            .map_err(NetworkError::Thread)?;
-    }
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(NetworkError::Thread)?;
+    std::thread::Builder::new()
+        .name("namespaces".into())
+        .spawn(move || runtime.block_on(serve(gateway, group, &turn, orders, &done)))
+        .map_err(NetworkError::Thread)?;
     Ok((order, made))
 }
 
 async fn serve(
     gateway: Ipv4Addr,
     group: u32,
-    orders: &Mutex<mpsc::Receiver<Ipv4Addr>>,
+    turn: &Mutex<()>,
+    mut orders: mpsc::Receiver<Ipv4Addr>,
     done: &mpsc::Sender<Made>,
 ) {
     let opened = namespace::current().and_then(|home| Ok((home, Links::open()?)));
     loop {
-        let Some(address) = orders.lock().await.recv().await else { return };
+        let Some(address) = orders.recv().await else { return };
         let (result, lost) = match &opened {
             Ok((home, links)) => {
+                let _turn = turn.lock().await;
                 let result = make(home, links, gateway, group, address).await;
                 let lost = matches!(result, Err(NetworkError::NamespaceLost(_)));
                 (result, lost)

@@ -30,8 +30,7 @@ pub(super) fn create(home: &OwnedFd) -> Result<(OwnedFd, Links), NetworkError> {
 
 fn furnish() -> Result<(OwnedFd, Links), NetworkError> {
     let namespace = current()?;
-    for interface in ["all", "default"] {
-        sysctl::disable_ipv6(interface)?;
-    }
+    // Of those to come as well: the kernel sets `default` with it.
+    sysctl::disable_ipv6("all")?;
     Ok((namespace, Links::open()?))
 }

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::NetworkError;
 use super::link::Links;
+use super::maker::Turn;
 
 /// What became of a batch.
 pub(super) type Removed = Result<(), NetworkError>;
@@ -13,7 +14,7 @@ type Ends = (mpsc::Sender<Vec<String>>, mpsc::Receiver<Removed>);
 
 /// Starts the thread in the calling thread's namespace. It takes one batch at a time and ends when
 /// nobody can send another.
-pub(super) fn spawn(dead: u32) -> Result<Ends, NetworkError> {
+pub(super) fn spawn(dead: u32, turn: Turn) -> Result<Ends, NetworkError> {
     let (batch, mut batches) = mpsc::channel::<Vec<String>>(1);
     let (done, outcome) = mpsc::channel(1);
     let runtime = Builder::new_current_thread().enable_all().build().map_err(NetworkError::Thread)?;
@@ -23,7 +24,10 @@ pub(super) fn spawn(dead: u32) -> Result<Ends, NetworkError> {
             runtime.block_on(async move {
                 while let Some(names) = batches.recv().await {
                     let removed = match Links::open() {
-                        Ok(links) => links.remove_all(&names, dead).await,
+                        Ok(links) => {
+                            let _turn = turn.lock().await;
+                            links.remove_all(&names, dead).await
+                        }
                         Err(error) => Err(error),
                     };
                     if done.send(removed).await.is_err() {

@@ -123,8 +123,9 @@ impl Worker {
         let existing = links.in_group(rules.group()).await?;
         let leases = Leases::open(&config, existing.iter().filter_map(|name| link::address(name)))?;
         links.prepare_host(config.pool).await?;
-        let (orders, made) = maker::spawn(config.pool.gateway(), rules.group(), MOST)?;
-        let (remover, removed) = remover::spawn(rules.dead_group())?;
+        let turn = maker::Turn::default();
+        let (orders, made) = maker::spawn(config.pool.gateway(), rules.group(), MOST, turn.clone())?;
+        let (remover, removed) = remover::spawn(rules.dead_group(), turn)?;
         let mut worker = Self {
             config,
             rules,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mogok_api::agent::DesiredMessage;
 use mogok_api::id::{Epoch, InstanceId};
@@ -22,7 +23,8 @@ pub struct Desired {
     format: u32,
     pub epoch: Option<Epoch>,
     pub version: u64,
-    pub instances: BTreeMap<InstanceId, InstanceSpec>,
+    /// Shared, so that a copy of the set costs little however many there are.
+    pub instances: BTreeMap<InstanceId, Arc<InstanceSpec>>,
 }
 
 /// What a message did to the set.
@@ -41,7 +43,7 @@ impl Desired {
             DesiredMessage::Snapshot { epoch, version, instances } => {
                 let mut next = Self { format: VERSION, epoch: Some(epoch), version, ..Self::default() };
                 for spec in instances {
-                    let kept = self.instances.remove(&spec.id).unwrap_or(spec);
+                    let kept = self.instances.remove(&spec.id).unwrap_or_else(|| Arc::new(spec));
                     next.instances.entry(kept.id).or_insert(kept);
                 }
                 *self = next;
@@ -61,7 +63,7 @@ impl Desired {
                     self.instances.remove(&id);
                 }
                 for spec in upsert {
-                    self.instances.entry(spec.id).or_insert(spec);
+                    self.instances.entry(spec.id).or_insert_with(|| Arc::new(spec));
                 }
                 self.version = version;
                 Applied::Changed
@@ -144,7 +146,7 @@ mod tests {
         desired.apply(snapshot(epoch, 1, vec![spec.clone()]));
         let other = InstanceSpec { command: vec!["/bin/other".into()], ..spec.clone() };
         desired.apply(snapshot(epoch, 2, vec![other]));
-        assert_eq!(desired.instances[&spec.id], spec);
+        assert_eq!(*desired.instances[&spec.id], spec);
     }
 
     #[test]
@@ -166,13 +168,13 @@ mod tests {
         fn deltas_and_the_snapshot_agree(steps in prop::collection::vec((any::<bool>(), 0_usize..8), 1..40)) {
             let epoch = Epoch::new();
             let pool: Vec<_> = (0..8).map(|_| sample_spec()).collect();
-            let mut model: BTreeMap<InstanceId, InstanceSpec> = BTreeMap::new();
+            let mut model: BTreeMap<InstanceId, Arc<InstanceSpec>> = BTreeMap::new();
             let mut desired = Desired::default();
             desired.apply(snapshot(epoch, 0, vec![]));
             for (version, (add, index)) in (1_u64..).zip(steps) {
                 let spec = pool[index].clone();
                 let (upsert, remove) = if add { (vec![spec], vec![]) } else { (vec![], vec![spec.id]) };
-                for spec in &upsert { model.insert(spec.id, spec.clone()); }
+                for spec in &upsert { model.insert(spec.id, Arc::new(spec.clone())); }
                 for id in &remove { model.remove(id); }
                 let delta = DesiredMessage::Delta { epoch, from: version - 1, version, upsert, remove };
                 prop_assert_eq!(desired.apply(delta), Applied::Changed);

@@ -147,7 +147,9 @@ impl Subject {
     pub(super) fn memory(&self) -> Result<Memory, CgroupError> {
         let stat = self.memory.dir.join("memory.stat");
         let used = file::number(&self.memory.dir.join(self.memory.usage_file()))?;
-        Ok(Memory { used, file: file::key(&stat, "inactive_file")? + file::key(&stat, "active_file")? })
+        // Read once: the kernel adds up what all CPUs counted for it.
+        let [inactive, active] = file::keys(&stat, ["inactive_file", "active_file"])?;
+        Ok(Memory { used, file: inactive + active })
     }
 
     pub(super) fn process_limit_hits(&self) -> Result<u64, CgroupError> {
@@ -156,7 +158,8 @@ impl Subject {
 
     pub(super) fn periods(&self) -> Result<Periods, CgroupError> {
         let path = self.cpu.dir.join("cpu.stat");
-        Ok(Periods { all: file::key(&path, "nr_periods")?, throttled: file::key(&path, "nr_throttled")? })
+        let [all, throttled] = file::keys(&path, ["nr_periods", "nr_throttled"])?;
+        Ok(Periods { all, throttled })
     }
 
     /// Does the kernel wake nobody when memory gets short?
