@@ -302,6 +302,7 @@ pub(super) fn instance() -> InstanceSpec {
         command: ["/bin/httpd", "-f", "-p", "5000"].map(str::to_owned).to_vec(),
         env: [("PATH".to_owned(), "/bin".to_owned())].into(),
         limits: Limits::app(),
+        grants: Default::default(),
         listens: true,
         health: HealthCheck::default(),
         restart: RestartPolicy::Always,
