@@ -171,7 +171,7 @@ mod tests {
 
     fn outcome_of(said: &str) -> Outcome {
         let tests = ["a", "b"].map(str::to_owned).to_vec();
-        let program = Program { name: "p".into(), path: "/p".into(), tests, variable: None };
+        let program = Program { name: "p".into(), path: "/p".into(), tests, variable: None, filter: None };
         let programs = Programs { tests: vec![program], started: Vec::new(), old_shim: "/s".into() };
         let mut reading = Reading::default();
         reading.read(said);

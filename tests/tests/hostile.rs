@@ -9,8 +9,14 @@ mod archive;
 mod exec;
 #[path = "../fuzz/src/frames.rs"]
 mod frames;
+#[path = "../fuzz/src/gate.rs"]
+mod gate;
 #[path = "../fuzz/src/lines.rs"]
 mod lines;
+#[path = "../fuzz/src/lockfile.rs"]
+mod lockfile;
+#[path = "../fuzz/src/procfile.rs"]
+mod procfile;
 #[path = "../fuzz/src/records.rs"]
 mod records;
 #[path = "../fuzz/src/spec.rs"]
@@ -59,6 +65,21 @@ fn output_lines() {
 #[test]
 fn log_records() {
     bounded("records", CHANGES, records::run);
+}
+
+#[test]
+fn request_heads() {
+    bounded("gate", CHANGES, gate::run);
+}
+
+#[test]
+fn lock_files() {
+    bounded("lockfile", CHANGES, lockfile::run);
+}
+
+#[test]
+fn procfiles() {
+    bounded("procfile", CHANGES, procfile::run);
 }
 
 /// Runs a body on its seeds and on `changes` changes of each. A panic names the seed and the change.

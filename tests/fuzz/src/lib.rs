@@ -7,8 +7,14 @@ pub mod archive;
 pub mod exec;
 #[cfg(feature = "shim")]
 pub mod frames;
+#[cfg(feature = "router")]
+pub mod gate;
 #[cfg(feature = "shim")]
 pub mod lines;
+#[cfg(feature = "control-plane")]
+pub mod lockfile;
+#[cfg(feature = "control-plane")]
+pub mod procfile;
 #[cfg(feature = "agent")]
 pub mod records;
 #[cfg(feature = "shim")]

@@ -24,6 +24,8 @@ pub(super) struct Program {
     pub(super) tests: Vec<String>,
     /// `NAME=value` for its environment.
     pub(super) variable: Option<String>,
+    /// Only tests whose name contains this.
+    pub(super) filter: Option<&'static str>,
 }
 
 impl Program {
@@ -32,13 +34,15 @@ impl Program {
         let mut words = vec!["env".to_owned()];
         words.extend(self.variable.clone());
         words.extend([self.path.display().to_string(), "--show-output".to_owned()]);
+        words.extend(self.filter.map(str::to_owned));
         words.extend(left_out(&self.name).iter().flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]));
         words
     }
 
     /// The same under another name, with a variable in its environment.
-    pub(super) fn with(&self, name: String, variable: String) -> Self {
-        Self { name, path: self.path.clone(), tests: self.tests.clone(), variable: Some(variable) }
+    pub(super) fn with(&self, name: String, variable: String, filter: Option<&'static str>) -> Self {
+        let (path, tests) = (self.path.clone(), self.tests.clone());
+        Self { name, path, tests, variable: Some(variable), filter }
     }
 }
 
@@ -105,7 +109,7 @@ impl Programs {
                     if only.is_empty() || only.iter().any(|word| name.contains(word)) {
                         let mut tests = tests_of(&path)?;
                         tests.retain(|test| !left_out(&name).iter().any(|of| test.starts_with(of)));
-                        programs.tests.push(Program { name, path, tests, variable: None });
+                        programs.tests.push(Program { name, path, tests, variable: None, filter: None });
                     }
                 }
                 // Once as a program, and once as a program of its unit tests.
