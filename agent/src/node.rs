@@ -23,6 +23,7 @@ use crate::ledger::Ledger;
 use crate::ledger::uids::{NoUidRange, UidRanges};
 use crate::logs::Logs;
 use crate::network::Network;
+use crate::shim::Spawner;
 
 /// Containers that are made at once: more would only wait for each other's disks.
 pub const STARTS: usize = 8;
@@ -58,6 +59,7 @@ pub struct Node {
     /// A blob has come.
     pub arrivals: Notify,
     pub execs: Execs,
+    pub spawner: Spawner,
 }
 
 impl Node {

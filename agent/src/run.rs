@@ -38,6 +38,7 @@ use crate::node::{self, Ground, Node, STARTS};
 use crate::reconcile::desired::DesiredFile;
 use crate::reconcile::{Reconciler, Wanted};
 use crate::server::{self, Api, Server};
+use crate::shim::Spawner;
 use crate::{shim, tls};
 
 /// A child that a killed agent was just spawning holds its locks until it executes its program. Waiting for
@@ -87,7 +88,7 @@ fn lock_name(cgroups: &Cgroups) -> Result<Flock<File>, CgroupError> {
 }
 
 /// Makes the node with the containers that live on in its network, and says what was found of each.
-async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Found)> {
+async fn node(config: Config, cgroups: Cgroups, spawner: Spawner) -> Result<(Node, Found)> {
     let state_dir = config.state_dir.clone();
     let ledger = Ledger::open(&state_dir)?;
     // Before anything of it exists on the host, so that a purge knows where to look.
@@ -143,6 +144,7 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Found)> {
         arrivals: Notify::new(),
         execs: Execs::new(&config.shim)
             .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?,
+        spawner,
         ground,
         config,
     };
@@ -155,6 +157,7 @@ async fn node(config: Config, cgroups: Cgroups) -> Result<(Node, Found)> {
 /// When the agent cannot start.
 pub async fn run(config: Config) -> Result<()> {
     raise_descriptors().context("cannot raise the limit of open files")?;
+    let spawner = Spawner::start().context("cannot start the thread that executes shims")?;
     let _lock = lock(&config.state_dir)?;
     let cgroups = Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
         .context("cannot use cgroups")?
@@ -162,7 +165,7 @@ pub async fn run(config: Config) -> Result<()> {
     let _name = lock_name(&cgroups)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (node, found) = node(config, cgroups).await?;
+    let (node, found) = node(config, cgroups, spawner).await?;
     let node = Arc::new(node);
     let wanted = Arc::new(Wanted::open(DesiredFile::new(&node.config.state_dir))?);
     let mut reconciler = Reconciler::new(node.clone(), wanted.clone());

@@ -15,10 +15,12 @@ use tokio::net::UnixStream;
 
 mod launch;
 mod process;
+mod spawner;
 
 pub use launch::{LaunchError, Pending, launch};
 pub(crate) use launch::{end_child, fresh_session};
 pub use process::{Process, boot_id, name_of, network_namespace_of, shims_below};
+pub use spawner::Spawner;
 
 /// A request to a shim that is alive takes microseconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);

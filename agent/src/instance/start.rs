@@ -201,7 +201,7 @@ impl Instance {
 
         let log_start = self.node.logs.end_of(id);
         let netns = self.netns.as_ref().map(|netns| netns.as_fd());
-        let (process, pending) = shim::launch(&self.node.config.shim, &dir, netns)?;
+        let (process, pending) = shim::launch(&self.node.spawner, &self.node.config.shim, &dir, netns)?;
         // Noted before its report: from here on an agent that follows finds the shim by this.
         self.record.run = Some(Run {
             boot_id: self.node.ground.boot_id.clone(),

@@ -4,21 +4,22 @@
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mogok_shim::protocol::{Report, StepFailed};
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFlags};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 
-use super::Process;
+use super::spawner::Request;
+use super::{Process, Spawner};
 use crate::fail_point;
 
 /// A report is one line; this is more than any.
@@ -59,6 +60,7 @@ pub struct Pending {
 /// # Errors
 /// When a descriptor or the process cannot be made; nothing runs then.
 pub fn launch(
+    spawner: &Spawner,
     program: &Path,
     dir: &Path,
     netns: Option<BorrowedFd<'_>>,
@@ -77,19 +79,8 @@ pub fn launch(
         .open(dir.join("shim.log"))
         .map_err(failed("open shim.log"))?;
 
-    let spawned =
-        |error: nix::Error| LaunchError::Spawn { program: program.to_owned(), source: error.into() };
-    let mut files = PosixSpawnFileActions::init().map_err(spawned)?;
-    files.add_dup2(null.as_raw_fd(), 0).map_err(spawned)?;
-    files.add_dup2(writer.as_raw_fd(), 1).map_err(spawned)?;
-    files.add_dup2(log.as_raw_fd(), 2).map_err(spawned)?;
-    // Last, because 3 may be the number of one of those above. All the agent's descriptors are close-on-exec;
-    // a dup2 onto its own number clears that (posix_spawn_file_actions_adddup2(3), glibc 2.29).
-    if let Some(netns) = netns {
-        files.add_dup2(netns.as_raw_fd(), NETNS_FD).map_err(spawned)?;
-    }
-    let attributes = fresh_session().map_err(spawned)?;
-
+    let mut fds = vec![null.as_fd(), writer.as_fd(), log.as_fd()];
+    fds.extend(netns);
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|source| spawn_error(program, source.into()));
     let mut arguments = vec![
         text(program.as_os_str().as_bytes())?,
@@ -102,10 +93,11 @@ pub fn launch(
     }
     let path = text(b"PATH=/usr/sbin:/usr/bin:/sbin:/bin")?;
     #[cfg(not(feature = "failpoints"))]
-    let environment = [path];
+    let environment = vec![path];
     #[cfg(feature = "failpoints")]
-    let environment = [path, text(crate::failpoint::variable().as_bytes())?];
-    let pid = posix_spawn(program, &files, &attributes, &arguments, &environment).map_err(spawned)?;
+    let environment = vec![path, text(crate::failpoint::variable().as_bytes())?];
+    let request = Request { program: program.to_owned(), arguments, environment };
+    let pid = spawner.spawn(request, &fds).map_err(|errno| spawn_error(program, errno.into()))?;
     drop(writer);
     match identify(pid, dir) {
         Ok(process) => Ok((process, Pending { report, dir: dir.to_owned() })),

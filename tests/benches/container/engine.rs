@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mogok_agent::cgroup::{Cgroup, Cgroups};
-use mogok_agent::shim::{Process, launch};
+use mogok_agent::shim::{Process, Spawner, launch};
 use mogok_api::app::Limits;
 use mogok_api::id::InstanceId;
 use mogok_shim::client::Client;
@@ -30,6 +30,7 @@ pub(super) struct Engine {
     rootfs: PathBuf,
     cgroups: Cgroups,
     runtime: Runtime,
+    spawner: Spawner,
 }
 
 /// One that runs.
@@ -57,7 +58,13 @@ impl Engine {
     /// `name` is that of its cgroup root.
     pub(super) fn new(dir: &Path, rootfs: &Path, name: &str) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { dir: dir.to_owned(), rootfs: rootfs.to_owned(), cgroups: Cgroups::detect(name)?, runtime })
+        Ok(Self {
+            dir: dir.to_owned(),
+            rootfs: rootfs.to_owned(),
+            cgroups: Cgroups::detect(name)?,
+            runtime,
+            spawner: Spawner::start()?,
+        })
     }
 
     pub(super) fn finish(&self) {
@@ -83,7 +90,7 @@ impl Engine {
         fs::create_dir(&state)?;
         fs::write(state.join(file::SPEC), serde_json::to_vec(&self.spec(id, &cgroup, command))?)?;
         let (process, started) = self.runtime.block_on(async {
-            let (process, pending) = launch(&bin_dir().join("mogok-shim"), &state, netns)?;
+            let (process, pending) = launch(&self.spawner, &bin_dir().join("mogok-shim"), &state, netns)?;
             pending.report(PATIENCE).await.map(|started| (process, started))
         })?;
         Ok(Container { state, cgroup, process, init_pid: started.init_pid })
