@@ -107,7 +107,7 @@ mod tests {
         let spawner = Spawner::start().unwrap();
         let many: Vec<_> = (0..200).map(|_| File::open("/dev/null").unwrap()).collect();
         for extra in [false, true] {
-            let (mut reader, writer) = std::io::pipe().unwrap();
+            let (mut reader, writer) = io::pipe().unwrap();
             // A descriptor that is not close-on-exec in the agent's table is not in the thread's.
             let inherited = nix::unistd::dup(&many[0]).unwrap();
             nix::fcntl::fcntl(&inherited, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
