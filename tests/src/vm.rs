@@ -40,13 +40,16 @@ pub struct Outcome {
 }
 
 /// Runs the programs (all, or those named) on each of the suites at the same time, and prints every verdict
-/// as it comes. `assets` keeps the machines.
+/// as it comes; with a `filter` only tests whose name contains it. `assets` keeps the machines.
 ///
 /// # Errors
 /// When a machine or its disk cannot be made. Tests that fail are no error but counted.
-pub fn test(assets: &Path, suites: &[String], only: &[String]) -> Result<Outcome> {
+pub fn test(assets: &Path, suites: &[String], only: &[String], filter: Option<&str>) -> Result<Outcome> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
-    let programs = Programs::build(workspace, only)?;
+    let mut programs = Programs::build(workspace, only)?;
+    if let Some(filter) = filter {
+        programs.tests.iter_mut().for_each(|program| program.choose(filter));
+    }
     ensure!(!programs.tests.is_empty(), "no test program is called {}", only.join(" or "));
     let work = workspace.join("target/vm");
     let disks = disk::make(workspace, &work, &programs)?;

@@ -91,7 +91,7 @@ fn containers_outlive_their_agent_and_are_found_again() {
         let rest = host.lines(Some(&last.cursor), "tick").await;
         assert!(rest.iter().all(|record| record.cursor != last.cursor));
         // Lines of one container; those of two are in the order in which the agent has read them.
-        assert!(rest.last().unwrap().at > last.at, "{last:?} {rest:?}");
+        assert!(rest.last().unwrap().at > last.at, "{last:#?} {rest:#?}\n{}", host.log());
         host.want(&[]).await;
         let all = host.lines(None, "stopping").await;
         let started = all.iter().filter(|record| record.line == "started").count();

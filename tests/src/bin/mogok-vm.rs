@@ -1,5 +1,5 @@
-//! `mogok-vm ASSETS [--suite SUITE] [PROGRAM...]`: the kernel tests in virtual machines. Ends with status 1
-//! when a test failed.
+//! `mogok-vm ASSETS [--suite SUITE] [--test WORD] [PROGRAM...]`: the kernel tests in virtual machines, or those whose
+//! name contains a word. Ends with status 1 when a test failed.
 //! `mogok-vm ASSETS --suite SUITE --mutations FILE`: which of them miss a limit that is not written, as a table
 //! in the place of the last one of a Markdown file.
 
@@ -16,9 +16,11 @@ fn main() -> Result<ExitCode> {
     let mut suites = Vec::new();
     let mut only = Vec::new();
     let mut mutations = None;
+    let mut filter = None;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--suite" => suites.push(arguments.next().context("--suite needs one of bookworm, trixie")?),
+            "--test" => filter = Some(arguments.next().context("--test needs a word")?),
             "--mutations" => mutations = Some(arguments.next().context("--mutations needs a file")?),
             _ => only.push(argument),
         }
@@ -30,7 +32,7 @@ fn main() -> Result<ExitCode> {
         vm::mutations::write(&assets, &suites[0], Path::new(&file))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = vm::test(&assets, &suites, &only)?;
+    let outcome = vm::test(&assets, &suites, &only, filter.as_deref())?;
     let word = if outcome.failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {word}. {} passed; {} failed", outcome.passed, outcome.failed);
     Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -59,8 +59,11 @@ fn table(assets: &Path, suite: &str) -> Result<String> {
     let mut programs = Programs::build_of(workspace, &choice, &[PROGRAM.to_owned()])?;
     let plain = programs.tests.pop().context("cargo built no test of cgroups")?;
     let mutated = FILES.map(|file| {
-        let filter = (file == KILL.0).then_some(KILL.1);
-        plain.with(format!("{PROGRAM}/{file}"), format!("{VARIABLE}={file}"), filter)
+        let mut program = plain.with(format!("{PROGRAM}/{file}"), format!("{VARIABLE}={file}"));
+        if file == KILL.0 {
+            program.choose(KILL.1);
+        }
+        program
     });
     programs.tests = std::iter::once(plain).chain(mutated).collect();
 

@@ -25,7 +25,7 @@ pub(super) struct Program {
     /// `NAME=value` for its environment.
     pub(super) variable: Option<String>,
     /// Only tests whose name contains this.
-    pub(super) filter: Option<&'static str>,
+    pub(super) filter: Option<String>,
 }
 
 impl Program {
@@ -34,15 +34,21 @@ impl Program {
         let mut words = vec!["env".to_owned()];
         words.extend(self.variable.clone());
         words.extend([self.path.display().to_string(), "--show-output".to_owned()]);
-        words.extend(self.filter.map(str::to_owned));
+        words.extend(self.filter.clone());
         words.extend(left_out(&self.name).iter().flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]));
         words
     }
 
     /// The same under another name, with a variable in its environment.
-    pub(super) fn with(&self, name: String, variable: String, filter: Option<&'static str>) -> Self {
-        let (path, tests) = (self.path.clone(), self.tests.clone());
+    pub(super) fn with(&self, name: String, variable: String) -> Self {
+        let (path, tests, filter) = (self.path.clone(), self.tests.clone(), self.filter.clone());
         Self { name, path, tests, variable: Some(variable), filter }
+    }
+
+    /// Only tests whose name contains the word.
+    pub(super) fn choose(&mut self, word: &str) {
+        self.tests.retain(|test| test.contains(word));
+        self.filter = Some(word.to_owned());
     }
 }
 
