@@ -7,11 +7,12 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -21,6 +22,10 @@ use super::{NetworkError, Subnet};
 const INSIDE: &str = "eth0";
 const LOOPBACK_INDEX: u32 = 1;
 const LOOPBACK: &str = "lo";
+
+/// A quarter of a second in all, which is far more than the link watch takes.
+const SETTLE_LOOKS: u32 = 125;
+const SETTLE_AGAIN: Duration = Duration::from_millis(2);
 
 /// A netlink socket of one namespace.
 #[derive(Debug, Clone)]
@@ -151,6 +156,23 @@ impl Links {
             RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).onlink().build();
         let added = self.handle.route().add(route).execute().await;
         added.map_err(into_io).map_err(at("add the container's default route via", gateway))
+    }
+
+    /// Host: waits until a link lets packets through. Its end is up before its peer is, so it gets its queue
+    /// by the kernel's link watch, a little later, and what is sent to it before is lost without a word: the
+    /// answer to a first question, which libc asks again after 5 s. Linux 6.8 and later do it on being asked.
+    pub(super) async fn settle(&self, name: &str) -> Result<(), NetworkError> {
+        for _ in 0..SETTLE_LOOKS {
+            let found = self.handle.link().get().match_name(name).execute().try_next().await;
+            let link = found.map_err(into_io).map_err(at("look at link", name))?;
+            let up = |is: &LinkAttribute| matches!(is, LinkAttribute::OperState(State::Up));
+            if link.is_none_or(|link| link.attributes.iter().any(up)) {
+                return Ok(());
+            }
+            tokio::time::sleep(SETTLE_AGAIN).await;
+        }
+        tracing::debug!(link = name, "not up yet, its first packets may be lost");
+        Ok(())
     }
 
     async fn turn_on(&self, index: u32, name: &str) -> Result<(), NetworkError> {

@@ -98,10 +98,11 @@ async fn furnish(
     sysctl::disable_ipv6(&name)?;
     let index = link::index(&name).ok_or_else(|| NetworkError::Netlink {
         operation: "find link",
-        subject: name,
+        subject: name.clone(),
         source: std::io::ErrorKind::NotFound.into(),
     })?;
     links.route_to(address, index, gateway).await?;
     inside.prepare_inside(address, gateway).await?;
+    links.settle(&name).await?;
     Ok(netns)
 }
