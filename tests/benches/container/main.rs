@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let engine = Engine::new(dir.path(), &rootfs, NAME)?;
     let peers = Peers::new(dir.path(), &rootfs, NAME)?;
     let mut rows = without_network(&engine, &peers)?;
-    rows.extend(with_network(&engine, dir.path())?);
+    rows.extend(with_network(&engine, &peers, dir.path())?);
     rows.push(in_parallel(dir.path(), &rootfs)?);
     rows.extend(exec(&engine, &peers)?);
     rows.extend(idle_shim(&engine)?);
@@ -77,7 +77,7 @@ fn without_network(engine: &Engine, peers: &Peers) -> Result<Vec<Row>> {
 }
 
 /// With a veth pair, an address and a firewall entry.
-fn with_network(engine: &Engine, dir: &Path) -> Result<Vec<Row>> {
+fn with_network(engine: &Engine, peers: &Peers, dir: &Path) -> Result<Vec<Row>> {
     let config = NetworkConfig {
         pool: "10.88.0.0/16".parse()?,
         ports: (20_000, 20_999),
@@ -88,8 +88,8 @@ fn with_network(engine: &Engine, dir: &Path) -> Result<Vec<Row>> {
         state_dir: dir.to_owned(),
     };
     let network = engine.block_on(Network::start(&config))?;
-    let mut ours = vec![];
-    for _ in 0..ROUNDS {
+    let (mut ours, mut lxc) = (vec![], vec![]);
+    for round in 0..ROUNDS {
         ours.push(milliseconds(|| {
             let id = InstanceId::new();
             let attached = engine.block_on(network.attach(id, Demand::new(ContainerKind::App, true)))?;
@@ -97,10 +97,15 @@ fn with_network(engine: &Engine, dir: &Path) -> Result<Vec<Row>> {
             drop(attached);
             Ok(engine.block_on(network.detach(id))?)
         })?);
+        lxc.push(milliseconds(|| peers.lxc_veth(&format!("veth-{round}")))?);
     }
     engine.block_on(network.stop());
     let ours = median(&mut ours);
-    Ok(vec![Row::alone("the same with private network and firewall entry", "ms", ours, 5.0)])
+    let figure = "the same with private network and firewall entry";
+    Ok(vec![
+        Row::alone(figure, "ms", ours, 5.0),
+        Row::against(figure, "ms", ours, "lxc-execute with a veth pair", median(&mut lxc), 0.25),
+    ])
 }
 
 /// Starts a second of several threads that each make one container after the other.

@@ -14,6 +14,8 @@ pub(super) struct Peers {
     /// The bundle of a container that stays.
     idle: String,
     config: String,
+    /// The same with a veth pair, which hangs on no bridge.
+    veth: String,
 }
 
 impl Peers {
@@ -23,13 +25,25 @@ impl Peers {
             rootfs: text(rootfs),
             bundle: text(&runc_bundle(dir, rootfs, "bundle", &["/bin/true"])?),
             idle: text(&runc_bundle(dir, rootfs, "idle", &["/bin/sleep", "600"])?),
-            config: text(&lxc_config(dir, rootfs)?),
+            config: text(&lxc_config(dir, rootfs, "lxc.conf", "empty")?),
+            veth: text(&lxc_config(
+                dir,
+                rootfs,
+                "lxc-veth.conf",
+                "veth\nlxc.net.0.flags = up\nlxc.net.0.ipv4.address = 10.89.0.2/32",
+            )?),
         })
     }
 
     pub(super) fn lxc(&self, name: &str) -> Result<()> {
         let name = format!("{}-{name}", self.name);
         run("lxc-execute", &["-n", &name, "-f", &self.config, "--", "/bin/true"]).map(drop)
+    }
+
+    /// With a veth pair and an address, and no firewall.
+    pub(super) fn lxc_veth(&self, name: &str) -> Result<()> {
+        let name = format!("{}-{name}", self.name);
+        run("lxc-execute", &["-n", &name, "-f", &self.veth, "--", "/bin/true"]).map(drop)
     }
 
     pub(super) fn runc(&self, name: &str) -> Result<()> {
@@ -78,11 +92,11 @@ fn runc_bundle(dir: &Path, rootfs: &Path, name: &str, command: &[&str]) -> Resul
     Ok(bundle)
 }
 
-fn lxc_config(dir: &Path, rootfs: &Path) -> Result<PathBuf> {
-    let path = dir.join("lxc.conf");
+fn lxc_config(dir: &Path, rootfs: &Path, name: &str, network: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
     let config = format!(
         "lxc.rootfs.path = dir:{}\nlxc.uts.name = bench\nlxc.mount.auto = proc:mixed\n\
-         lxc.apparmor.profile = unconfined\nlxc.autodev = 0\nlxc.net.0.type = empty\n",
+         lxc.apparmor.profile = unconfined\nlxc.autodev = 0\nlxc.net.0.type = {network}\n",
         rootfs.display()
     );
     fs::write(&path, config)?;
