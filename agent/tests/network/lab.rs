@@ -11,8 +11,8 @@ use mogok_agent::network::{Egress, Network, NetworkConfig};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
 
-/// A connection that is dropped, not refused, costs this much.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(700);
+/// A connection that is dropped, not refused, costs this much; longer than TCP waits before it asks again.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Runs `test` on a thread in a new network namespace; says SKIP where that is not possible.
 pub(crate) fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + 'static) {
