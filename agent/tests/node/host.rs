@@ -2,8 +2,8 @@
 //! cgroup and an image of busybox. What the test leaves is purged, also when it fails.
 
 use std::fs::File;
-use std::io::Read;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -280,9 +280,18 @@ impl Host {
         records
     }
 
-    /// An answer of an instance's web server.
+    /// An answer of an instance's web server, which listens anew after each.
     pub(crate) fn get(&self, endpoint: SocketAddr) -> String {
-        let mut stream = std::net::TcpStream::connect_timeout(&endpoint, PATIENCE).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let mut stream = loop {
+            match TcpStream::connect_timeout(&endpoint, PATIENCE) {
+                Ok(stream) => break stream,
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => panic!("{endpoint}: {error}\n{}", self.log()),
+            }
+        };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

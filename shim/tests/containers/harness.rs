@@ -273,7 +273,7 @@ impl Container {
         self.client().wait(DEADLINE).unwrap()
     }
 
-    /// The log as `(O|E, line)`, parts put together.
+    /// The log as `(O|E, line)`, parts put together; a record that is just being written is none yet.
     pub(crate) fn log(&self) -> Vec<(char, String)> {
         let mut files: Vec<_> = fs::read_dir(self.dir.path().join(file::LOG_DIR))
             .unwrap()
@@ -283,7 +283,9 @@ impl Container {
         let mut lines = Vec::new();
         let mut part = String::new();
         for file in files {
-            for record in String::from_utf8_lossy(&fs::read(file).unwrap()).lines() {
+            let mut text = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
+            text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+            for record in text.lines() {
                 let mut fields = record.splitn(4, ' ');
                 let (time, stream) = (fields.next().unwrap(), fields.next().unwrap());
                 assert!(time.ends_with('Z') && time.len() == 27, "{record:?}");
