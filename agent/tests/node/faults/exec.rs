@@ -1,5 +1,5 @@
-//! The part of a life in which a program joins the container: by pipes to its own end, or in a terminal until its
-//! client hangs up.
+//! The part of a life in which a program joins the container: by pipes until its client hangs up, or in a terminal
+//! to its own end.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -96,10 +96,11 @@ fn is_told(point: &str) -> bool {
     step.is_some_and(|step| Step::EXEC.iter().any(|known| known.name() == step))
 }
 
-/// Starts a program that hands a line back, and hears that line; in a terminal it hangs up then, else it hears
-/// of the end.
+/// Starts a program that hands a line back, and hears that line; in a terminal it hears of the end then, else it hangs
+/// up. (A terminal that goes could end the program before its helper hears of it.)
 async fn use_program(client: AgentClient, id: InstanceId, terminal: bool) -> Outcome {
-    let script = if terminal { "read line; echo got $line; exec cat" } else { "read line; echo got $line" };
+    let script =
+        if terminal { "read line; echo got $line" } else { "read line; echo got $line; exec sleep 1000" };
     let request = ExecRequest {
         command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         env: [].into(),
@@ -122,11 +123,11 @@ async fn use_program(client: AgentClient, id: InstanceId, terminal: bool) -> Out
         let mut heard = String::new();
         loop {
             match receiver.next().await.map_err(|error| chain(&error))? {
-                ExecEvent::Exit(exit) if terminal || heard.contains("got it") => return Ok(Some(exit)),
+                ExecEvent::Exit(exit) if heard.contains("got it") => return Ok(Some(exit)),
                 ExecEvent::Exit(exit) => return Err(format!("{exit:?} before a word: {heard:?}")),
                 ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => {
                     heard.push_str(&String::from_utf8_lossy(&bytes));
-                    if terminal && heard.contains("got it") {
+                    if !terminal && heard.contains("got it") {
                         return Ok(None);
                     }
                 }
