@@ -283,19 +283,25 @@ impl Host {
     /// An answer of an instance's web server, which listens anew after each.
     pub(crate) fn get(&self, endpoint: SocketAddr) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut stream = loop {
-            match TcpStream::connect_timeout(&endpoint, PATIENCE) {
-                Ok(stream) => break stream,
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
+        let ask = || {
+            let mut stream = TcpStream::connect_timeout(&endpoint, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        // A connection that waits while nc listens anew is reset, one that comes then is refused.
+        let gap = |error: &std::io::Error| {
+            matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
+        };
+        loop {
+            match ask() {
+                Ok(answer) => return answer,
+                Err(error) if gap(&error) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(error) => panic!("{endpoint}: {error}\n{}", self.log()),
             }
-        };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        }
     }
 
     /// The v2 cgroup that holds all containers of this node.
