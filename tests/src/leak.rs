@@ -53,8 +53,8 @@ impl Host {
                 host.add(kind, line.split('@').next().unwrap_or_default());
             }
         }
-        for line in run("nft", &["--stateless", "list", "ruleset"])?.lines() {
-            host.add("nft", line.trim());
+        for line in lasting(&run("nft", &["--stateless", "list", "ruleset"])?) {
+            host.add("nft", line);
         }
         Ok(host)
     }
@@ -159,6 +159,25 @@ impl Host {
     }
 }
 
+/// The lines of a ruleset without the elements of the sets that the kernel empties by itself (`timeout`): the rate
+/// of an address is forgotten a minute after its last packet, whatever becomes of the container.
+fn lasting(ruleset: &str) -> Vec<&str> {
+    let (mut expires, mut within) = (false, false);
+    let mut lines = Vec::new();
+    for line in ruleset.lines().map(str::trim) {
+        if line.starts_with("set ") || line.starts_with("map ") {
+            expires = false;
+        }
+        expires |= line.starts_with("timeout ");
+        within |= expires && line.starts_with("elements = {");
+        if !within {
+            lines.push(line);
+        }
+        within &= !line.ends_with('}');
+    }
+    lines
+}
+
 /// The text with every instance id as `ID`; of what belongs to a container's link only that.
 fn normal(text: &str) -> String {
     let mut normal = String::new();
@@ -193,6 +212,35 @@ mod tests {
         assert_eq!(normal("a/019ab1c2-0000-7000-8000-0123456789ab.img x"), "a/ID.img x");
         assert_eq!(normal("10.91.0.5 dev mg0a5b0005 scope link src 10.91.0.1"), "a container's link");
         assert_eq!(normal("lo mgmt-1 0a5b0005"), "lo mgmt-1 0a5b0005");
+    }
+
+    #[test]
+    fn only_elements_that_expire_are_left_out() {
+        let ruleset = "table inet t {
+            map ports {
+                type inet_service : ipv4_addr
+                elements = { 1 : 10.0.0.1 }
+            }
+            set sent {
+                type ipv4_addr
+                size 65535
+                flags dynamic,timeout
+                timeout 1m
+                elements = { 10.0.0.1 limit rate over 1 bytes/second,
+                             10.0.0.2 limit rate over 1 bytes/second }
+            }
+            set grants {
+                type ipv4_addr
+                elements = { 10.0.0.3,
+                             10.0.0.4 }
+            }
+        }";
+        let lines = lasting(ruleset).join("\n");
+        assert!(!lines.contains("limit"), "{lines}");
+        for kept in ["timeout 1m", "10.0.0.1 }", "10.0.0.3,", "10.0.0.4 }"] {
+            assert!(lines.contains(kept), "{kept}: {lines}");
+        }
+        assert_eq!(lines.matches('}').count(), 6, "{lines}");
     }
 
     #[test]
