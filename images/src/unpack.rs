@@ -14,6 +14,7 @@ mod entry;
 mod error;
 mod extension;
 mod limits;
+mod outline;
 
 pub use error::{Refusal, UnpackError};
 pub use limits::{Profile, UnpackLimits};
@@ -21,6 +22,7 @@ pub use limits::{Profile, UnpackLimits};
 use budget::Budget;
 use entry::{Entry, Kind};
 use extension::Extensions;
+use outline::Outline;
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// 8 MiB is the window of zstd level 19; a frame that asks for more only asks for memory.
@@ -35,6 +37,29 @@ pub fn unpack(
     into: &Path,
     limits: &UnpackLimits,
 ) -> Result<(), UnpackError> {
+    let mut root = dir::Root::open(into, limits.profile)?;
+    each(input, input_bytes, limits, &mut |entry, body| root.write(entry, body))?;
+    root.finish()
+}
+
+/// Would [`unpack`] take `input`? Reads it to its end and writes nothing, so all that is left to go wrong is the disk.
+///
+/// # Errors
+/// The error that [`unpack`] ends with.
+pub fn judge(input: impl Read, input_bytes: u64, limits: &UnpackLimits) -> Result<(), UnpackError> {
+    let mut outline = Outline::default();
+    each(input, input_bytes, limits, &mut |entry, body| outline.add(entry, body))
+}
+
+/// What is done with an entry that was checked, and its content.
+type Visit<'a> = &'a mut dyn FnMut(&Entry, &mut dyn Read) -> Result<(), UnpackError>;
+
+fn each(
+    input: impl Read,
+    input_bytes: u64,
+    limits: &UnpackLimits,
+    visit: Visit<'_>,
+) -> Result<(), UnpackError> {
     let mut input = BufReader::with_capacity(128 * 1024, input);
     let mut magic = Vec::new();
     (&mut input).take(4).read_to_end(&mut magic).map_err(UnpackError::Read)?;
@@ -43,21 +68,20 @@ pub fn unpack(
     if magic == ZSTD_MAGIC {
         let mut decoder = zstd::Decoder::with_buffer(BufReader::new(input)).map_err(UnpackError::Read)?;
         decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(UnpackError::Read)?;
-        unpack_tar(decoder, into, limits, budget)
+        each_of_tar(decoder, limits, budget, visit)
     } else {
-        unpack_tar(input, into, limits, budget)
+        each_of_tar(input, limits, budget, visit)
     }
 }
 
-fn unpack_tar(
+fn each_of_tar(
     input: impl Read,
-    into: &Path,
     limits: &UnpackLimits,
     mut budget: Budget,
+    visit: Visit<'_>,
 ) -> Result<(), UnpackError> {
     // The budget's byte cap also bounds what padding and headers can make us decompress.
     let mut archive = tar::Archive::new(budget.metered(input));
-    let mut root = dir::Root::open(into, limits.profile)?;
     let mut extensions = Extensions::default();
     // Raw: long names and pax records are read by `extension`, which caps them; the tar crate would
     // read them into memory whole.
@@ -73,10 +97,9 @@ fn unpack_tar(
         if let Kind::File { bytes } = entry.kind {
             budget.charge(&entry.name, bytes)?;
         }
-        root.write(&entry, &mut raw)?;
+        visit(&entry, &mut raw)?;
     }
-    extensions.none_left()?;
-    root.finish()
+    extensions.none_left()
 }
 
 /// True when an error of a write means that the disk (or a quota) is full.

@@ -7,11 +7,13 @@ use mogok_api::control::BuildState;
 use mogok_api::id::{AppId, BuildId, NodeId};
 use mogok_api::instance::InstanceStatus;
 use mogok_api::name::Digest;
+use mogok_images::unpack::{self, UnpackLimits};
 
 use super::log::{close, drained, say};
 use super::prepare::StepError;
 use super::settings::size;
 use super::spec::RUN_IMAGE;
+use super::step::one_line;
 use crate::state::AppState;
 use crate::store::StoreError;
 use crate::store::builds::{BuildRow, Handed, Success, SuccessError};
@@ -127,11 +129,18 @@ async fn fetch(state: &AppState, node: NodeId, package: &Digest) -> Result<u64, 
         let mut magic = [0; 4];
         let mut file = images.open_blob(&digest)?;
         let bytes = file.metadata().map_err(StepError::file("look at", &path))?.len();
-        // Each node judges every entry before it unpacks it; here only what is no package at all is sorted out.
+        // What a node would refuse to unpack is no release, and above all no cache of the next build.
         let read = file.read_exact(&mut magic);
         if read.is_err() || magic != ZSTD_MAGIC {
             return Err(StepError::Failed("the build wrote something that is no package".to_owned()));
         }
+        let file = images.open_blob(&digest)?;
+        unpack::judge(file, bytes, &UnpackLimits::package()).map_err(|error| {
+            let why = one_line(&error.to_string());
+            StepError::Failed(format!(
+                "the package cannot be unpacked: {why}; push without it"
+            ))
+        })?;
         Ok(bytes)
     })
     .await?

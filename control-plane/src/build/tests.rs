@@ -39,9 +39,18 @@ struct Platform {
     _running: DropGuard,
 }
 
-/// The bytes of a package, as far as the control plane looks at them.
+/// A package of one file, below the directory `top`.
+fn package_of(top: &str, content: &str) -> Vec<u8> {
+    let tree = tempfile::tempdir().unwrap();
+    std::fs::create_dir(tree.path().join(top)).unwrap();
+    std::fs::write(tree.path().join(top).join("file"), content).unwrap();
+    let mut bytes = Vec::new();
+    mogok_images::pack::pack(tree.path(), 0, 1, &mut bytes).unwrap();
+    bytes
+}
+
 fn package(content: &str) -> Vec<u8> {
-    [&[0x28, 0xb5, 0x2f, 0xfd], content.as_bytes()].concat()
+    package_of("app", content)
 }
 
 async fn open(dir: &Path, more: &[&str]) -> AppState {
@@ -164,7 +173,8 @@ async fn a_commit_becomes_a_release() {
     let (lines, build) = platform.ended(build.id).await;
     assert_eq!(build.state, BuildState::Succeeded, "{lines:?}");
     assert_eq!(build.release.unwrap().to_string(), "v1");
-    assert_eq!(build.package_bytes, Some(7));
+    let bytes = package("one").len();
+    assert_eq!(build.package_bytes, Some(bytes as u64));
     let short = &build.commit[..7];
     assert_eq!(
         lines,
@@ -174,7 +184,7 @@ async fn a_commit_becomes_a_release() {
             "process types: web",
             "bundle install",
             "bundled",
-            "package 7 B",
+            &format!("package {bytes} B"),
             "release v1 is ready: mogok start",
         ]
     );
@@ -228,6 +238,34 @@ async fn a_failure_tells_its_reason_last() {
     platform.agent.end_with(Ending::Package(package("one")));
     let next = platform.request().await;
     assert_eq!(platform.ended(next.id).await.1.state, BuildState::Succeeded);
+}
+
+#[tokio::test]
+async fn what_a_node_would_not_unpack_is_no_release() {
+    let platform = Platform::start(Ending::Package(package("one"))).await;
+    platform.push_rack().await;
+    let first = platform.request().await;
+    assert_eq!(platform.ended(first.id).await.1.state, BuildState::Succeeded);
+    for (package, reason) in [
+        (b"no archive at all".to_vec(), "the build wrote something that is no package"),
+        (
+            package_of("etc", "x"),
+            "the package cannot be unpacked: archive entry etc: it does not lie below app/; push without it",
+        ),
+    ] {
+        platform.agent.end_with(Ending::Package(package));
+        let build = platform.request().await;
+        let (_, build) = platform.ended(build.id).await;
+        assert_eq!(build.state, BuildState::Failed);
+        assert!(build.reason.as_deref().unwrap().starts_with(reason), "{:?}", build.reason);
+    }
+    // The gems of the next build are those of the last release.
+    platform.agent.end_with(Ending::Never);
+    let started = platform.agent.started();
+    platform.request().await;
+    until("the next starts", async || platform.agent.started() == started + 1).await;
+    let spec = platform.agent.wanted().into_iter().max_by_key(|spec| spec.id).unwrap();
+    assert_eq!(spec.package_mounts[0].digest, digest_of(&package("one")));
 }
 
 #[tokio::test]

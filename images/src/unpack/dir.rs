@@ -80,7 +80,7 @@ impl Root {
     }
 
     /// Writes one entry; `content` yields the bytes of a file.
-    pub(super) fn write(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), UnpackError> {
+    pub(super) fn write(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), UnpackError> {
         let Some((name, parents)) = entry.path.split_last() else {
             return Err(Refusal::BadName.of(&entry.name));
         };
@@ -112,7 +112,7 @@ impl Root {
         parent: &OwnedFd,
         name: &[u8],
         bytes: u64,
-        content: &mut impl Read,
+        content: &mut dyn Read,
     ) -> Result<(), UnpackError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)

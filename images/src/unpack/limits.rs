@@ -51,9 +51,16 @@ impl UnpackLimits {
         }
     }
 
-    /// Caps of a package: 2 GiB unpacked (a package's blob is at most 500 MB).
+    /// Caps of a package: 2 GiB unpacked (a package's blob is at most 500 MB). An app's data may be as regular as it
+    /// likes up to 512 MiB.
     #[must_use]
     pub fn package() -> Self {
-        Self { profile: Profile::Package, bytes: 2 << 30, entries: 300_000, ..Self::image() }
+        Self {
+            profile: Profile::Package,
+            bytes: 2 << 30,
+            entries: 300_000,
+            ratio_from: 512 << 20,
+            ..Self::image()
+        }
     }
 }

@@ -26,8 +26,13 @@ impl Target {
         self.outer.path().join("into")
     }
 
+    /// Unpacks, and holds what [`judge`] says of the same archive against how that went.
+    #[track_caller]
     fn unpack(&self, bytes: &[u8], limits: &UnpackLimits) -> Result<(), UnpackError> {
-        unpack(bytes, bytes.len() as u64, &self.tree(), limits)
+        let result = unpack(bytes, bytes.len() as u64, &self.tree(), limits);
+        let judged = judge(bytes, bytes.len() as u64, limits);
+        assert_eq!(format!("{judged:?}"), format!("{result:?}"));
+        result
     }
 
     fn assert_nothing_outside(&self) {
@@ -307,6 +312,18 @@ fn bombs_are_refused_before_they_are_written() {
     let generous = UnpackLimits { bytes: 1 << 20, ..limits };
     match Target::new().unpack(&headers, &generous) {
         Err(UnpackError::Entries { limit: 20 }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_package_may_hold_data_as_regular_as_it_likes() {
+    // 200 MB that pack to some KB.
+    let bytes = zstd(&Tar::new().file("app/seeds.csv", &b"0,0,0,0\n".repeat(25_000_000)).bytes());
+    assert!(bytes.len() < 100_000);
+    judge(bytes.as_slice(), bytes.len() as u64, &UnpackLimits::package()).unwrap();
+    match judge(bytes.as_slice(), bytes.len() as u64, &UnpackLimits::image()) {
+        Err(UnpackError::Refused { refusal: Refusal::Bomb { .. }, .. }) => {}
         other => panic!("{other:?}"),
     }
 }
