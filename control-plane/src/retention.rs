@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mogok_api::agent::client::ClientError;
+use mogok_api::agent::client::{AgentClient, ClientError};
 use mogok_api::id::AppId;
 use mogok_api::name::Digest;
 use mogok_images::store::Collected;
@@ -51,8 +51,6 @@ pub enum RetentionError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Blobs(#[from] mogok_images::StoreError),
-    #[error(transparent)]
-    Node(#[from] ClientError),
     #[error("a removal ended unexpectedly")]
     Stopped(#[from] tokio::task::JoinError),
 }
@@ -78,17 +76,40 @@ pub(crate) async fn collect(state: &AppState, min_age: Duration) -> Result<Colle
     let (images, keep) = (state.images.clone(), needed.clone());
     let mut found = tokio::task::spawn_blocking(move || images.collect(&keep, min_age)).await??;
     drop(alone);
-    for node in state.observed.nodes().into_iter().filter(|node| node.online) {
-        let Some(client) = state.observed.client(node.info.id) else { continue };
-        for blob in client.blobs().await? {
-            let old = blob.idle_s >= min_age.as_secs() && !needed.contains(&blob.digest);
-            if old && client.drop_blob(&blob.digest).await? {
-                found.blobs += 1;
-                found.bytes += blob.bytes;
+    for client in clients(state) {
+        match collect_on(&client, &needed, min_age).await {
+            Ok(dropped) => {
+                found.blobs += dropped.blobs;
+                found.bytes += dropped.bytes;
+            }
+            // The other nodes have nothing to do with it.
+            Err(error) => {
+                tracing::warn!(node = %client.address(), error = &error as &dyn std::error::Error, "blobs not dropped");
             }
         }
     }
     Ok(found)
+}
+
+async fn collect_on(
+    client: &AgentClient,
+    needed: &BTreeSet<Digest>,
+    min_age: Duration,
+) -> Result<Collected, ClientError> {
+    let mut found = Collected::default();
+    for blob in client.blobs().await? {
+        let old = blob.idle_s >= min_age.as_secs() && !needed.contains(&blob.digest);
+        if old && client.drop_blob(&blob.digest).await? {
+            found.blobs += 1;
+            found.bytes += blob.bytes;
+        }
+    }
+    Ok(found)
+}
+
+fn clients(state: &AppState) -> Vec<AgentClient> {
+    let online = state.observed.nodes().into_iter().filter(|node| node.online);
+    online.filter_map(|node| state.observed.client(node.info.id)).collect()
 }
 
 /// The blobs that rows name: of releases that can be gone back to, of instances, of builds under way.
@@ -132,19 +153,23 @@ async fn drop_all(state: &AppState, mut blobs: BTreeSet<Digest>) -> Result<(), R
     });
     removed.await??;
     drop(alone);
-    for node in state.observed.nodes().into_iter().filter(|node| node.online) {
-        let Some(client) = state.observed.client(node.info.id) else { continue };
+    for client in clients(state) {
         let mut left = blobs.clone();
         for _ in 0..TRIES {
             for digest in left.clone() {
-                if client.drop_blob(&digest).await? {
-                    left.remove(&digest);
+                match client.drop_blob(&digest).await {
+                    Ok(true) => drop(left.remove(&digest)),
+                    // A container of a build that was cancelled is still being removed.
+                    Ok(false) => {}
+                    Err(error) => {
+                        let (node, error) = (client.address(), &error as &dyn std::error::Error);
+                        tracing::warn!(%node, blob = %digest, error, "blob of a destroyed app not dropped yet");
+                    }
                 }
             }
             if left.is_empty() {
                 break;
             }
-            // A container of a build that was cancelled is still being removed.
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -45,6 +45,8 @@ pub enum StoreError {
     Mismatch { expected: Digest, actual: Digest },
     #[error("blob {digest} is not in the store {store}")]
     NotFound { digest: Digest, store: PathBuf },
+    #[error("blob {digest} was not unpacked to its end: it is not wanted any more")]
+    GivenUp { digest: Digest },
     #[error("blob {digest} is damaged on disk (it now has {actual}): remove it and fetch it again")]
     Damaged { digest: Digest, actual: Digest },
     #[error("cannot unpack {digest}")]

@@ -147,10 +147,13 @@ impl Instance {
 
         let images = self.node.images.clone();
         let store = self.node.store.clone();
-        let wanted = spec.clone();
-        let layers = tokio::task::spawn_blocking(move || layers(&images, &store, &wanted)).await??;
-        fail_point!(Layers);
+        let (wanted, wish) = (spec.clone(), self.wish.clone());
+        let still = move || !wish.borrow().unwanted;
+        let layers = tokio::task::spawn_blocking(move || layers(&images, &store, &wanted, &still)).await?;
+        // First: an unpacking that was given up for that is no failure.
         self.still_wanted()?;
+        let layers = layers?;
+        fail_point!(Layers);
 
         let node = self.node.clone();
         let limits: Limits = spec.limits.clone();
@@ -236,7 +239,12 @@ struct Layers {
     mounts: Vec<(PathBuf, String)>,
 }
 
-fn layers(images: &Store, store: &Store, spec: &InstanceSpec) -> Result<Layers, StartError> {
+fn layers(
+    images: &Store,
+    store: &Store,
+    spec: &InstanceSpec,
+    wanted: &dyn Fn() -> bool,
+) -> Result<Layers, StartError> {
     let (digest, image) =
         images.image(&spec.image)?.ok_or_else(|| StartError::NoImage(spec.image.clone()))?;
     if let Some(wanted) = &spec.image_digest
@@ -247,13 +255,15 @@ fn layers(images: &Store, store: &Store, spec: &InstanceSpec) -> Result<Layers, 
     }
     let mut root = Vec::new();
     if let Some(package) = &spec.package {
-        root.push(store.tree(package, &UnpackLimits::package())?);
+        root.push(store.tree_while(package, &UnpackLimits::package(), wanted)?);
     }
     root.push(image);
     let mounts = spec
         .package_mounts
         .iter()
-        .map(|mount| Ok((store.tree(&mount.digest, &UnpackLimits::package())?, mount.path.clone())))
+        .map(|mount| {
+            Ok((store.tree_while(&mount.digest, &UnpackLimits::package(), wanted)?, mount.path.clone()))
+        })
         .collect::<Result<_, StoreError>>()?;
     Ok(Layers { root, mounts })
 }

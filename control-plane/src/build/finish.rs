@@ -137,9 +137,7 @@ async fn fetch(state: &AppState, node: NodeId, package: &Digest) -> Result<u64, 
         let file = images.open_blob(&digest)?;
         unpack::judge(file, bytes, &UnpackLimits::package()).map_err(|error| {
             let why = one_line(&error.to_string());
-            StepError::Failed(format!(
-                "the package cannot be unpacked: {why}; push without it"
-            ))
+            StepError::Failed(format!("the package cannot be unpacked: {why}; push without it"))
         })?;
         Ok(bytes)
     })

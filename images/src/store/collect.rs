@@ -1,5 +1,6 @@
 //! Removal: of what nobody keeps, of what dead makers left, and of trees a power loss may have torn.
-//! All of it happens under the exclusive lock, so nothing that is being made is ever removed.
+//! It happens under the exclusive lock, or under that of the one blob that goes, so nothing that is being made is
+//! ever removed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +10,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mogok_api::name::Digest;
+use nix::fcntl::FlockArg;
 use tempfile::TempDir;
 
 use super::blob::digest_from_file_name;
-use super::{Store, StoreError};
+use super::{Store, StoreError, lock};
 use crate::unpack::Profile;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -46,14 +48,26 @@ pub enum Removal {
 }
 
 impl Store {
-    /// Removes a blob and its trees, if `permit` allows it. The permit is asked for when nobody makes anything
-    /// in the store any more, and held until the blob is out of sight: nothing begins to use it in between.
+    /// Removes a blob and its trees, if nobody unpacks it and `permit` allows it. The permit is held until the
+    /// blob is out of sight: nothing begins to use it in between. What is made of other blobs is not waited for.
     pub fn remove<P>(
         &self,
         digest: &Digest,
         permit: impl FnOnce() -> Option<P>,
     ) -> Result<Removal, StoreError> {
-        let _alone = self.lock_exclusive()?;
+        // Against a sweep of what is being buried.
+        let _maker = self.lock_shared()?;
+        let path = self.blob_path(digest);
+        let _blob = match self.open_blob(digest) {
+            Ok(blob) => match lock::lock(blob, FlockArg::LockExclusiveNonblock) {
+                Ok(blob) => Some(blob),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Removal::Refused),
+                Err(e) => return Err(StoreError::io("lock", &path, e)),
+            },
+            // Of a removal that was cut short there may be a tree.
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
         let Some(permit) = permit() else { return Ok(Removal::Refused) };
         let (removed, graves) = self.hide(digest)?;
         drop(permit);

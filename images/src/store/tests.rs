@@ -6,6 +6,8 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use nix::fcntl::FlockArg;
+
 use super::*;
 use crate::pack::pack;
 
@@ -96,6 +98,38 @@ fn a_refused_archive_leaves_no_tree() {
 }
 
 #[test]
+fn an_unpacking_that_nobody_wants_is_given_up() {
+    let (_dir, store) = store();
+    // What does not compress (xorshift), so that it takes several reads.
+    let mut state = 1u32;
+    let big: Vec<u8> = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    })
+    .take(4_000_000)
+    .collect();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), big).unwrap();
+    let mut bytes = Vec::new();
+    pack(dir.path(), 0, 1, &mut bytes).unwrap();
+    let digest = store.put(bytes.as_slice(), 16 << 20).unwrap();
+    // Wanted for the first looks, then no more.
+    let looks = std::cell::Cell::new(0);
+    let wanted = || {
+        looks.set(looks.get() + 1);
+        looks.get() < 4
+    };
+    let result = store.tree_while(&digest, &UnpackLimits::image(), &wanted);
+    assert!(matches!(result, Err(StoreError::GivenUp { .. })), "{result:?}");
+    assert_eq!(looks.get(), 6, "it read on");
+    assert_tmp_empty(&store);
+    // The next one finds nothing half done.
+    store.tree(&digest, &UnpackLimits::image()).unwrap();
+}
+
+#[test]
 fn a_blob_that_rotted_is_not_unpacked() {
     let (_dir, store) = store();
     let digest = image(&store, "x");
@@ -155,6 +189,51 @@ fn one_is_removed_only_when_it_is_permitted() {
     assert!(!tree.exists() && !store.has(&loose));
     assert_eq!(store.remove(&loose, || Some(())).unwrap(), Removal::Absent);
     assert_tmp_empty(&store);
+}
+
+#[test]
+fn a_removal_waits_for_nobody() {
+    let (_dir, store) = store();
+    let (busy, loose) = (image(&store, "busy"), image(&store, "loose"));
+    // Somebody unpacks one blob, and makes something else.
+    let _workshop = store.workshop().unwrap();
+    let unpacker = lock::lock(store.open_blob(&busy).unwrap(), FlockArg::LockExclusive).unwrap();
+    assert_eq!(
+        store.remove(&busy, || -> Option<()> { panic!("not to be asked") }).unwrap(),
+        Removal::Refused
+    );
+    assert_eq!(store.remove(&loose, || Some(())).unwrap(), Removal::Removed);
+    assert!(store.has(&busy));
+    drop(unpacker);
+    assert_eq!(store.remove(&busy, || Some(())).unwrap(), Removal::Removed);
+}
+
+#[test]
+fn a_blob_that_goes_while_its_unpacking_waits_has_no_tree() {
+    let (_dir, store) = store();
+    let digest = image(&store, "x");
+    let holder = lock::lock(store.open_blob(&digest).unwrap(), FlockArg::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| store.tree(&digest, &UnpackLimits::image()));
+        // It has the file open from here on.
+        let inode = holder.metadata().unwrap().ino();
+        let opened = || {
+            fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .flatten()
+                .filter(|fd| fs::metadata(fd.path()).is_ok_and(|meta| meta.ino() == inode))
+                .count()
+        };
+        while opened() < 2 {
+            assert!(!waiting.is_finished());
+            std::thread::yield_now();
+        }
+        fs::remove_file(store.blob_path(&digest)).unwrap();
+        drop(holder);
+        let result = waiting.join().unwrap();
+        assert!(matches!(result, Err(StoreError::NotFound { .. })), "{result:?}");
+    });
+    assert!(!store.tree_path(&digest, &UnpackLimits::image()).exists());
 }
 
 #[test]

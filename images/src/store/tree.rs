@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use mogok_api::name::Digest;
@@ -44,6 +45,16 @@ impl Store {
     /// The tree of a blob, unpacked under `limits` if it is not there yet. The blob's digest is
     /// verified while it is unpacked.
     pub fn tree(&self, digest: &Digest, limits: &UnpackLimits) -> Result<PathBuf, StoreError> {
+        self.tree_while(digest, limits, &|| true)
+    }
+
+    /// The same, but given up as soon as nobody wants it any more.
+    pub fn tree_while(
+        &self,
+        digest: &Digest,
+        limits: &UnpackLimits,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<PathBuf, StoreError> {
         let path = self.tree_path(digest, limits);
         if path.is_dir() {
             return Ok(path);
@@ -55,15 +66,28 @@ impl Store {
         if path.is_dir() {
             return Ok(path);
         }
+        let given_up = || StoreError::GivenUp { digest: digest.clone() };
+        if !wanted() {
+            return Err(given_up());
+        }
         let tree = workshop.path().join("tree");
         fs::create_dir(&tree).map_err(|e| StoreError::io("make directory", &tree, e))?;
 
         let blob: &File = &blob;
-        let size = blob.metadata().map_err(|e| StoreError::io("look at", &blob_path, e))?.len();
-        let mut input = HashingReader { inner: blob, hash: Sha256::new() };
+        let meta = blob.metadata().map_err(|e| StoreError::io("look at", &blob_path, e))?;
+        if meta.nlink() == 0 {
+            // Removed between the two; a tree of it would be nobody's.
+            return Err(StoreError::NotFound { digest: digest.clone(), store: self.root.clone() });
+        }
+        let size = meta.len();
+        let mut input = HashingReader { inner: blob, hash: Sha256::new(), wanted };
         let unpacked = unpack::unpack(&mut input, size, &tree, limits);
         // An archive may end before its file does; the digest is that of the file.
-        io::copy(&mut input, &mut io::sink()).map_err(|e| StoreError::io("read", &blob_path, e))?;
+        let rest = io::copy(&mut input, &mut io::sink());
+        if !wanted() {
+            return Err(given_up());
+        }
+        rest.map_err(|e| StoreError::io("read", &blob_path, e))?;
         let actual = digest_of(input.hash);
         if actual != *digest {
             return Err(StoreError::Damaged { digest: digest.clone(), actual });
@@ -102,13 +126,17 @@ impl Store {
     }
 }
 
-struct HashingReader<R> {
+struct HashingReader<'a, R> {
     inner: R,
     hash: Sha256,
+    wanted: &'a dyn Fn() -> bool,
 }
 
-impl<R: Read> Read for HashingReader<R> {
+impl<R: Read> Read for HashingReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !(self.wanted)() {
+            return Err(io::Error::other("it is not wanted any more"));
+        }
         let got = self.inner.read(buffer)?;
         self.hash.update(&buffer[..got]);
         Ok(got)

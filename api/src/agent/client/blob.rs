@@ -22,7 +22,7 @@ use crate::name::Digest;
 const CHUNK: usize = 64 * 1024;
 /// How long a transfer may stand still.
 const STALL: Duration = Duration::from_secs(30);
-/// The agent waits up to 30 s for those who make something in its store, then removes many files.
+/// The agent removes all files of a tree, on a busy disk.
 const REMOVAL: Duration = Duration::from_secs(60);
 
 /// A minute, and a second for every MiB: slower than that is a broken link.
@@ -65,7 +65,12 @@ impl AgentClient {
             timeout: REMOVAL,
             ..Exchange::new("drop a blob", Method::DELETE, format!("/v1/blobs/{digest}"))
         };
-        match self.unary(&exchange, super::REPLY_LIMIT).await {
+        // On a connection of its own: many files may go, and others are not to wait for that.
+        let dropped = self.bounded(&exchange, async {
+            let (_connection, reply) = self.open(&exchange, super::empty()).await?;
+            super::collect(exchange.operation, reply, super::REPLY_LIMIT).await
+        });
+        match dropped.await {
             Ok(_) => Ok(true),
             Err(ClientError::Refused { source, .. }) if source.code == ErrorCode::NotFound => Ok(true),
             Err(ClientError::Refused { source, .. }) if source.code == ErrorCode::Conflict => Ok(false),
