@@ -75,6 +75,25 @@ fn config_rollback_and_restart_make_what_they_say() -> Result<()> {
     platform.finish()
 }
 
+/// 100 MB in one file that packs to some KB: deployed, and at hand as the cache of the next build.
+#[test]
+fn data_as_regular_as_it_gets_is_deployed() -> Result<()> {
+    let Some(platform) = Platform::start()? else { return Ok(()) };
+    let dev = platform.developer("ann@example.com")?;
+    let app = dev.create("rack", "regular")?;
+    dev.write(&app, "db/seeds.csv", &"0,0,0,0,0\n".repeat(10_000_000))?;
+    dev.commit(&app, "seeds")?;
+    dev.push(&app)?;
+    dev.mogok(&app, &["build"])?;
+    dev.mogok(&app, &["start"])?;
+    assert_eq!(platform.visit(&app, "/")?.status, 200);
+    dev.mogok(&app, &["build"])?;
+    let builds: Vec<Build> = dev.json(&app, &["builds"])?;
+    assert_eq!(builds[0].state, BuildState::Succeeded);
+    assert!(dev.mogok(&app, &["logs", "-n", "1000"])?.contains("gems of v1 are at hand"));
+    platform.finish()
+}
+
 #[test]
 fn an_unchanged_lock_file_is_not_installed_again() -> Result<()> {
     let Some(platform) = Platform::start()? else { return Ok(()) };
