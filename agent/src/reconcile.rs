@@ -55,12 +55,17 @@ impl Wanted {
     pub async fn apply(&self, message: DesiredMessage, node: &Node) -> Result<DesiredAck, LedgerError> {
         let mut held = self.held.lock().await;
         let mut next = held.clone();
-        let applied = next.apply(message);
+        let applied = next.apply(message.clone());
         if applied == Applied::Changed {
             let (file, stored) = (self.file.clone(), next.clone());
-            tokio::task::spawn_blocking(move || file.store(&stored)).await.unwrap_or_else(|error| {
-                Err(LedgerError::Write { path: "desired.json".into(), source: std::io::Error::other(error) })
-            })?;
+            tokio::task::spawn_blocking(move || file.store(&stored, &message)).await.unwrap_or_else(
+                |error| {
+                    Err(LedgerError::Write {
+                        path: "desired.json".into(),
+                        source: std::io::Error::other(error),
+                    })
+                },
+            )?;
             *held = next;
             tracing::info!(
                 version = held.version,

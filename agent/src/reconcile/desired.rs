@@ -5,7 +5,6 @@
 //! held; anything else is answered "send the snapshot" and changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mogok_api::agent::DesiredMessage;
@@ -13,7 +12,9 @@ use mogok_api::id::{Epoch, InstanceId};
 use mogok_api::instance::InstanceSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{LedgerError, atomic};
+mod file;
+
+pub use file::DesiredFile;
 
 const VERSION: u32 = 1;
 
@@ -79,38 +80,6 @@ impl Desired {
     }
 }
 
-/// The set's file: `STATE/desired.json`.
-#[derive(Debug, Clone)]
-pub struct DesiredFile(PathBuf);
-
-impl DesiredFile {
-    #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
-        Self(state_dir.join("desired.json"))
-    }
-
-    /// The set as it was last acknowledged; an empty one when there is none yet.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read: going on with an empty set would stop every container.
-    pub fn load(&self) -> Result<Desired, LedgerError> {
-        match std::fs::read(&self.0) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|source| LedgerError::Parse { path: self.0.clone(), source }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Desired::default()),
-            Err(source) => Err(LedgerError::Read { path: self.0.clone(), source }),
-        }
-    }
-
-    /// Replaces the file; when this returns the set survives a power loss.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the old one is then still there.
-    pub fn store(&self, desired: &Desired) -> Result<(), LedgerError> {
-        atomic::write_json(&self.0, desired, atomic::Durability::PowerLoss)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -147,19 +116,6 @@ mod tests {
         let other = InstanceSpec { command: vec!["/bin/other".into()], ..spec.clone() };
         desired.apply(snapshot(epoch, 2, vec![other]));
         assert_eq!(*desired.instances[&spec.id], spec);
-    }
-
-    #[test]
-    fn the_file_gives_back_what_was_stored() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = DesiredFile::new(dir.path());
-        assert_eq!(file.load().unwrap(), Desired::default());
-        let mut desired = Desired::default();
-        desired.apply(snapshot(Epoch::new(), 1, vec![sample_spec()]));
-        file.store(&desired).unwrap();
-        assert_eq!(file.load().unwrap(), desired);
-        std::fs::write(dir.path().join("desired.json"), b"{").unwrap();
-        assert!(file.load().is_err(), "a torn file must not read as an empty set");
     }
 
     proptest! {
