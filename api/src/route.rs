@@ -38,7 +38,7 @@ pub enum RouteState {
     NoWeb,
     /// H10: every web instance crashed.
     Crashed,
-    /// H20: boots since longer than the router would wait.
+    /// H20: it was started, and no web instance is up yet.
     Booting,
     /// H80.
     Maintenance,

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use mogok_api::id::{AppId, NodeId, ReleaseId};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -161,7 +160,7 @@ impl Reconciler {
             return;
         }
         self.published = true;
-        let (now, mut routed, mut routes) = (Utc::now(), BTreeMap::new(), BTreeMap::new());
+        let (mut routed, mut routes) = (BTreeMap::new(), BTreeMap::new());
         for app in &stored.apps {
             let view = stored.view(app, &self.releases);
             let on: HashMap<_, _> = view.instances.iter().map(|row| (row.id, row.node)).collect();
@@ -170,7 +169,7 @@ impl Reconciler {
                 None if on.get(&id).is_some_and(|node| synced.contains(node)) => Endpoint::Unknown,
                 None => self.endpoints.get(id).map_or(Endpoint::Unknown, Endpoint::Remembered),
             };
-            if let Some(route) = table::route(&view, &self.state.config.app_host(&app.name), now, endpoint) {
+            if let Some(route) = table::route(&view, &self.state.config.app_host(&app.name), endpoint) {
                 routed.extend(route.upstreams.iter().map(|upstream| (upstream.instance, upstream.address)));
                 routes.insert(app.name.clone(), route);
             }

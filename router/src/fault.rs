@@ -96,11 +96,11 @@ impl Fault {
     #[must_use]
     pub const fn of_state(state: RouteState) -> Self {
         match state {
-            // It runs, but has no upstream yet: for the visitor it has no web process.
-            RouteState::Running | RouteState::NoWeb => Self::NoWebProcess,
+            RouteState::NoWeb => Self::NoWebProcess,
             RouteState::NoRelease => Self::NoRelease,
             RouteState::Crashed => Self::Crashed,
-            RouteState::Booting => Self::BootTimeout,
+            // One that runs and has no upstream is about to have one.
+            RouteState::Running | RouteState::Booting => Self::BootTimeout,
             RouteState::Maintenance => Self::Maintenance,
         }
     }

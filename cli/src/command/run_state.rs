@@ -1,10 +1,12 @@
 //! `start, stop, restart, ps, scale`: what of the app runs.
 
 use anyhow::Result;
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory};
 use mogok_api::control::{App, Deploy, Formation, Process};
 use mogok_api::name::ProcessType;
 
+use crate::command::Cli;
 use crate::context::Context;
 use crate::output::{ago, table};
 use crate::progress;
@@ -22,6 +24,18 @@ fn count(text: &str) -> Result<(ProcessType, u32), String> {
     let count =
         count.parse().map_err(|_| format!("{count:?} is no possible number of instances, for example 2"))?;
     Ok((kind, count))
+}
+
+/// One count of each type: which of two is meant cannot be known.
+fn formation(counts: &[(ProcessType, u32)]) -> Result<Formation, clap::Error> {
+    let mut formation = Formation::new();
+    for (kind, count) in counts {
+        if formation.insert(kind.clone(), *count).is_some() {
+            let message = format!("{kind} is given more than once: give one count of each process type");
+            return Err(Cli::command().error(ErrorKind::ArgumentConflict, message));
+        }
+    }
+    Ok(formation)
 }
 
 fn act(context: &Context, action: &str) -> Result<Deploy> {
@@ -101,11 +115,11 @@ fn reason(process: &Process) -> String {
 }
 
 pub(crate) fn scale(context: &Context, args: &Scale) -> Result<()> {
+    let change = formation(&args.counts).unwrap_or_else(|usage| usage.exit());
     let client = context.client()?;
     let app = context.app()?;
     let path = format!("/v1/apps/{app}/formation");
-    if !args.counts.is_empty() {
-        let change: Formation = args.counts.iter().cloned().collect();
+    if !change.is_empty() {
         let deploy: Deploy = client.patch(&path, &change)?;
         progress::wait(&client, &app, deploy)?;
     }
@@ -113,4 +127,18 @@ pub(crate) fn scale(context: &Context, args: &Scale) -> Result<()> {
     context.output.show(&formation, |formation| {
         formation.iter().map(|(kind, count)| format!("{kind}={count}\n")).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_that_is_given_twice_is_a_usage_error_that_names_it() {
+        let counts = |texts: &[&str]| texts.iter().map(|text| count(text).unwrap()).collect::<Vec<_>>();
+        assert_eq!(formation(&counts(&["web=1", "worker=2"])).unwrap().len(), 2);
+        let refused = formation(&counts(&["web=1", "worker=2", "web=1"])).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert!(refused.to_string().contains("web is given more than once"), "{refused}");
+    }
 }

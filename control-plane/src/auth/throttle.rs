@@ -1,7 +1,8 @@
 //! Slows down guessing: in [`WINDOW`] at most [`ATTEMPTS`] logins that do not succeed for an email from one place,
 //! and [`ATTEMPTS_IN_ALL`] from all of them. So a stranger who guesses does not lock the owner out, who asks from
 //! elsewhere, and many strangers get no further than a few hundred guesses an hour. Kept in memory, in a map of
-//! bounded size; a success forgets the failures from its place.
+//! bounded size; a success forgets the failures from its place, and gives its own attempt back to all places:
+//! what others failed at stays counted.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -75,8 +76,11 @@ impl Throttle {
 
     /// A login succeeded.
     pub(super) fn forget(&self, email: &str, from: IpAddr) {
-        let key = (email.to_owned(), Some(place(from)));
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.remove(&(email.to_owned(), Some(place(from))));
+        if let Some(all) = failures.get_mut(&(email.to_owned(), None)) {
+            all.count = all.count.saturating_sub(1);
+        }
     }
 }
 
@@ -110,6 +114,18 @@ mod tests {
         assert_eq!(throttle.attempt_at("a", from(1), start), Ok(()));
         let allowed = (2..1000).filter(|&n| throttle.attempt_at("a", from(n), start).is_ok()).count();
         assert_eq!(u32::try_from(allowed).unwrap(), ATTEMPTS_IN_ALL - ATTEMPTS - 1);
+    }
+
+    #[test]
+    fn successes_lock_nobody_out_and_leave_the_failures_of_others_counted() {
+        let (throttle, start) = (Throttle::default(), Instant::now());
+        assert_eq!(throttle.attempt_at("a", from(0), start), Ok(()));
+        for n in 0..2 * ATTEMPTS_IN_ALL {
+            assert_eq!(throttle.attempt_at("a", from(1), start), Ok(()), "login {n}");
+            throttle.forget("a", from(1));
+        }
+        let allowed = (2..1000).filter(|&n| throttle.attempt_at("a", from(n), start).is_ok()).count();
+        assert_eq!(u32::try_from(allowed).unwrap(), ATTEMPTS_IN_ALL - 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use mogok_api::control::DeployState;
 use mogok_api::id::{DeployId, InstanceId, UserId};
 use mogok_api::instance::{ContainerKind, ExitStatus, InstanceStatus, Phase};
 use mogok_api::name::{ProcessName, ReleaseNumber};
+use mogok_api::route::{AppRoute, RouteState};
 use proptest::prelude::*;
 
 use super::*;
@@ -196,14 +197,18 @@ impl Sim {
         for action in plan(&self.view(), self) {
             self.act(action);
         }
-        let endpoint =
-            |id| self.status(id).map_or(Endpoint::Unknown, |status| Endpoint::Seen(Box::new(status)));
-        let route = table::route(&self.view(), "h", now(), endpoint);
+        let route = self.route();
         let table: BTreeSet<_> =
             route.iter().flat_map(|route| &route.upstreams).map(|upstream| upstream.instance).collect();
         if self.sent.back().unwrap_or(&self.applied) != &table {
             self.sent.push_back(table);
         }
+    }
+
+    fn route(&self) -> Option<AppRoute> {
+        let endpoint =
+            |id| self.status(id).map_or(Endpoint::Unknown, |status| Endpoint::Seen(Box::new(status)));
+        table::route(&self.view(), "h", endpoint)
     }
 
     fn act(&mut self, action: Action) {
@@ -435,6 +440,42 @@ fn a_start_without_a_build_says_what_to_do() {
     let deploy = &sim.latest.as_ref().unwrap().deploy;
     assert_eq!(deploy.state, DeployState::Failed);
     assert!(deploy.message.as_ref().unwrap().contains("mogok build"));
+}
+
+#[test]
+fn who_has_no_upstream_is_stopped_booting_or_crashed() {
+    let mut sim = Sim::new();
+    let state = |sim: &Sim| sim.route().unwrap().state;
+    assert_eq!(state(&sim), RouteState::NoRelease);
+    sim.happen(&Event::Release { broken: false });
+    assert_eq!(state(&sim), RouteState::NoWeb);
+    sim.happen(&Event::Start);
+    assert_eq!(state(&sim), RouteState::Booting, "it is started, and nothing was placed yet");
+    sim.happen(&Event::Pass);
+    for phase in [None, Some(Phase::Pending), Some(Phase::Starting)] {
+        assert_eq!(sim.status.get(&sim.rows[0].id).map(|status| status.phase), phase);
+        assert_eq!(state(&sim), RouteState::Booting, "{phase:?}");
+        sim.happen(&Event::Node);
+    }
+    assert_eq!(state(&sim), RouteState::Running);
+    sim.quiesce();
+    sim.happen(&Event::Stop);
+    sim.quiesce();
+    assert_eq!(state(&sim), RouteState::NoWeb);
+
+    sim.happen(&Event::Release { broken: true });
+    sim.happen(&Event::Start);
+    sim.happen(&Event::Pass);
+    sim.happen(&Event::Node);
+    assert_eq!(state(&sim), RouteState::Booting);
+    // It crashes, is started again, and crashes again.
+    for _ in 0..4 {
+        sim.happen(&Event::Node);
+        let status = &sim.status[&sim.rows[0].id];
+        let tried = status.phase == Phase::Crashed || status.restarts > 0;
+        assert_eq!(state(&sim) == RouteState::Crashed, tried, "{status:?}");
+    }
+    assert_eq!(state(&sim), RouteState::Crashed);
 }
 
 #[test]

@@ -4,16 +4,12 @@
 
 use std::net::SocketAddr;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use mogok_api::id::InstanceId;
 use mogok_api::instance::{InstanceStatus, Phase};
 use mogok_api::route::{AppRoute, RouteState, Upstream};
 
 use crate::deploy::{AppView, Rollout};
 use crate::store::instances::{InstanceRow, Wanted};
-
-/// A request that waits longer than this for a first instance is better told so.
-const BOOT_PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
 /// Where an instance answers, as far as is known.
 #[derive(Debug, Clone)]
@@ -40,12 +36,7 @@ impl Endpoint {
 
 /// The app's route; nothing for an app that is being destroyed.
 #[must_use]
-pub fn route(
-    view: &AppView<'_>,
-    host: &str,
-    now: DateTime<Utc>,
-    endpoint: impl Fn(InstanceId) -> Endpoint,
-) -> Option<AppRoute> {
+pub fn route(view: &AppView<'_>, host: &str, endpoint: impl Fn(InstanceId) -> Endpoint) -> Option<AppRoute> {
     if view.app.destroying {
         return None;
     }
@@ -76,17 +67,13 @@ pub fn route(
     } else if !rollout.slots.iter().any(|slot| slot.kind.is_web()) {
         RouteState::NoWeb
     } else {
-        without_upstream(&web, now, endpoint)
+        without_upstream(&web, endpoint)
     };
     Some(AppRoute { app: view.app.name.clone(), hosts: vec![host.to_owned()], state, upstreams })
 }
 
 /// Why an app that should answer has nobody who does.
-fn without_upstream(
-    web: &[&InstanceRow],
-    now: DateTime<Utc>,
-    endpoint: impl Fn(InstanceId) -> Endpoint,
-) -> RouteState {
+fn without_upstream(web: &[&InstanceRow], endpoint: impl Fn(InstanceId) -> Endpoint) -> RouteState {
     let statuses: Vec<InstanceStatus> = web
         .iter()
         .filter_map(|row| match endpoint(row.id) {
@@ -101,9 +88,7 @@ fn without_upstream(
     if !statuses.is_empty() && statuses.len() == web.len() && statuses.iter().all(crashed) {
         return RouteState::Crashed;
     }
-    let first = web.iter().map(|row| row.created_at).min();
-    match first {
-        Some(since) if now - since > BOOT_PATIENCE => RouteState::Booting,
-        _ => RouteState::Running,
-    }
+    // From its first moment: the router holds no request back until an instance is up, so the visitor is told
+    // at once what is so. How long a boot may take is its node's to say, which then calls it a crash.
+    RouteState::Booting
 }

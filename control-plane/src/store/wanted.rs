@@ -127,7 +127,8 @@ impl Store {
         Ok(deploy)
     }
 
-    /// Changes how many instances of some process types are wanted, within the plan.
+    /// Changes how many instances of some process types are wanted, within the plan. Before a first release any
+    /// type may be named, because none is known.
     ///
     /// # Errors
     /// The rule that the change breaks.
@@ -142,16 +143,23 @@ impl Store {
         let release = current(&mut tx, &row).await?;
         let mut formation = row.formation.clone();
         for (kind, &count) in change {
-            if let Some(release) = release.as_ref().filter(|_| count > 0)
-                && !release.processes.contains_key(kind)
-            {
-                return Err(WantedError::NoSuchType {
-                    kind: kind.clone(),
-                    release: release.number,
-                    has: release.processes.keys().cloned().collect(),
-                });
+            match release.as_ref().filter(|release| !release.processes.contains_key(kind)) {
+                // One of an earlier release, or of before the first: it has gone, and so does its count. That of
+                // web stays, because an absent one would mean one instance.
+                Some(_) if count == 0 && !kind.is_web() && formation.contains_key(kind) => {
+                    formation.remove(kind);
+                }
+                Some(release) if count > 0 || !kind.is_web() => {
+                    return Err(WantedError::NoSuchType {
+                        kind: kind.clone(),
+                        release: release.number,
+                        has: release.processes.keys().cloned().collect(),
+                    });
+                }
+                _ => {
+                    formation.insert(kind.clone(), count);
+                }
             }
-            formation.insert(kind.clone(), count);
         }
         // Only what is asked for is checked: an app from a larger plan must stay changeable.
         check_formation(plan, change)?;

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::NginxConfig;
+use crate::gate::MAX_HEAD;
 
 /// The router keeps its side of an idle connection for 75 s, so that nginx closes first and no
 /// request meets a closing connection.
@@ -45,6 +46,8 @@ http {{
     client_body_timeout 60s;
     send_timeout 60s;
     client_max_body_size {MAX_BODY};
+    # Every head that the router would take, in whatever lines; a larger one is its to refuse, up to twice that.
+    large_client_header_buffers 2 {MAX_HEAD};
     server_names_hash_bucket_size 512;
     reset_timedout_connection on;
 
@@ -122,7 +125,7 @@ http {{
         }}
 "
         )?;
-        platform_error(f)?;
+        own_pages(f)?;
         writeln!(
             f,
             "    }}\n\n    # Apps, and hosts that no app has: the router tells them apart.\n    server {{"
@@ -139,7 +142,7 @@ http {{
         }}
 "
         )?;
-        platform_error(f)?;
+        own_pages(f)?;
         writeln!(f, "    }}\n}}")
     }
 }
@@ -154,10 +157,26 @@ impl NginxConfig {
     }
 }
 
-/// What is seen while the router or the control plane is down; pages of theirs pass unchanged.
-fn platform_error(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What is seen while the router or the control plane is down, and of requests that nginx refuses before anybody
+/// else has read them; pages of router, control plane and apps pass unchanged. The latter have a path for a page:
+/// nginx takes no named location for a request that it could not read the path of.
+fn own_pages(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(
-        r#"        error_page 502 504 @platform;
+        r#"        error_page 400 405 411 414 494 497 501 505 =400 /__mogok/refused;
+        error_page 413 =413 /__mogok/too-large;
+        location = /__mogok/refused {
+            default_type 'text/html; charset=utf-8';
+            add_header X-Mogok-Error H26 always;
+            add_header Cache-Control no-store always;
+            return 400 '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>The request is malformed or too large</title></head>\n<body><h1>The request is malformed or too large.</h1><p>Its address, cookies and other headers may have 32 KiB together: delete the cookies of this site, or send less in the address.</p><p>Code: H26</p></body></html>\n';
+        }
+        location = /__mogok/too-large {
+            default_type 'text/html; charset=utf-8';
+            add_header X-Mogok-Error H26 always;
+            add_header Cache-Control no-store always;
+            return 413 '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>The request is too large</title></head>\n<body><h1>The request is too large.</h1><p>A request may have 1 GiB: send less, or in parts.</p><p>Code: H26</p></body></html>\n';
+        }
+        error_page 502 504 @platform;
         location @platform {
             internal;
             default_type 'text/html; charset=utf-8';

@@ -16,7 +16,7 @@ async fn an_app_without_instances_says_why() {
     for (state, expected) in [
         (RouteState::Crashed, "H10"),
         (RouteState::NoWeb, "H14"),
-        (RouteState::Running, "H14"),
+        (RouteState::Running, "H20"),
         (RouteState::Booting, "H20"),
         (RouteState::Maintenance, "H80"),
         (RouteState::NoRelease, "H81"),

@@ -8,7 +8,7 @@ use mogok_router::nginx::{NginxConfig, Tls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{App, Stage, alpha, closed, code, upstream};
+use crate::harness::{App, Stage, alpha, closed, code, ok, upstream};
 
 /// nginx of this machine, ended when dropped.
 struct Nginx(Child);
@@ -204,4 +204,57 @@ async fn a_router_that_is_down_is_a_page_of_the_platform() {
         assert_eq!(code(&response), Some("H99"), "{response}");
         assert!(response.contains("Code: H99"), "{response}");
     }
+}
+
+/// The whole answer to these bytes.
+async fn raw(config: &NginxConfig, request: &str) -> String {
+    let mut client = TcpStream::connect(config.listen).await.unwrap();
+    // It may answer and close before it has read everything.
+    let _ = client.write_all(request.as_bytes()).await;
+    let mut response = Vec::new();
+    let _ = client.read_to_end(&mut response).await;
+    String::from_utf8_lossy(&response).replace("X-Mogok-Error", "x-mogok-error")
+}
+
+#[tokio::test]
+async fn a_request_over_a_limit_of_nginx_gets_a_page_with_a_code() {
+    if !installed() {
+        return;
+    }
+    let app = App::replies(ok("hello")).await;
+    let stage = Stage::new(vec![alpha(vec![app.upstream()])]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), stage.address, closed().await).await;
+    let _nginx = start(&config, directory.path()).await;
+    let head = |target: &str, more: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: alpha.mogok.test\r\nConnection: close\r\n{more}\r\n")
+    };
+    let cookie = |bytes: usize| head("/", &format!("Cookie: a={}\r\n", "x".repeat(bytes)));
+
+    // What the router takes, nginx takes too.
+    for taken in [cookie(16 << 10), cookie(31 << 10), head(&format!("/{}", "x".repeat(12 << 10)), "")] {
+        let response = raw(&config, &taken).await;
+        assert!(response.starts_with("HTTP/1.1 200 "), "{} bytes: {response}", taken.len());
+    }
+    let both = format!("/{}", "x".repeat(30 << 10));
+    let refused = [
+        ("a head for the router to refuse", cookie(32 << 10)),
+        ("two long lines", head(&both, &format!("Cookie: {}\r\n", "x".repeat(30 << 10)))),
+        ("a cookie", cookie(80 << 10)),
+        ("a target", head(&format!("/{}", "x".repeat(80 << 10)), "")),
+        ("no request line", "nonsense\r\n\r\n".to_owned()),
+        ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned()),
+        ("TRACE", head("/", "").replace("GET", "TRACE")),
+        ("another coding", head("/", "Transfer-Encoding: gzip\r\n")),
+        ("HTTP/3.0", head("/", "").replace("HTTP/1.1", "HTTP/3.0")),
+    ];
+    for (what, request) in refused {
+        let response = raw(&config, &request).await;
+        assert!(response.starts_with("HTTP/1.1 400 "), "{what}: {response}");
+        assert_eq!(code(&response), Some("H26"), "{what}: {response}");
+        assert!(response.contains("Code: H26"), "{what}: {response}");
+    }
+    let upload = raw(&config, &head("/", "Content-Length: 2000000000\r\n")).await;
+    assert!(upload.starts_with("HTTP/1.1 413 ") && upload.contains("1 GiB"), "{upload}");
+    assert_eq!(code(&upload), Some("H26"), "{upload}");
 }

@@ -32,6 +32,7 @@ fn every_mistake_is_named_with_what_to_do_next() -> Result<()> {
     // Usage.
     say(&["scale", "web=many"], 2, &["\"many\"", "for example 2"])?;
     say(&["scale", "web"], 2, &["TYPE=COUNT", "web=2"])?;
+    say(&["scale", "web=1", "web=2"], 2, &["web is given more than once"])?;
     say(&["config", "set", "GREETING"], 2, &["NAME=VALUE", "GREETING=hello"])?;
     say(&["config", "set", "MOGOK_X=1"], 2, &["MOGOK_"])?;
     say(&["rollback", "three"], 2, &["three", "v1, v2"])?;
@@ -55,6 +56,7 @@ fn every_mistake_is_named_with_what_to_do_next() -> Result<()> {
     say(&["build", "--ref", "nowhere"], 1, &["nowhere", "git push mogok"])?;
     ann.mogok(&app, &["build"])?;
     say(&["scale", "clock=1"], 1, &["clock", "Procfile"])?;
+    say(&["scale", "wbe=0"], 1, &["no process type wbe", "it has web"])?;
     say(&["scale", "web=2"], 1, &["free", "1"])?;
     say(&["rollback", "v7"], 1, &["v7", "mogok releases"])?;
     say(&["rollback", "v1"], 1, &["v1", "mogok releases"])?;

@@ -139,6 +139,37 @@ async fn the_formation_keeps_to_plan_and_release() {
 }
 
 #[tokio::test]
+async fn a_type_that_the_release_has_not_is_refused_and_one_of_before_goes_with_a_zero() {
+    let w = world().await;
+    let scale = |text: &[(&str, u32)]| {
+        let (store, app, change) = (w.store.clone(), w.app, formation(text));
+        async move { store.scale_app(app, Plan::Paid, &change).await }
+    };
+    let kept = async || w.store.app(w.app).await.unwrap().unwrap().formation;
+    // What a first release will have is not known yet.
+    scale(&[("worker", 2)]).await.unwrap();
+    w.store.create_release(w.app, &built()).await.unwrap();
+    for count in [0, 1] {
+        let refused = scale(&[("wroker", count)]).await.unwrap_err().to_string();
+        assert_eq!(refused, "release v1 has no process type wroker: it has web", "count {count}");
+    }
+    assert_eq!(kept().await, formation(&[("web", 1), ("worker", 2)]));
+    scale(&[("worker", 0), ("web", 0)]).await.unwrap();
+    assert_eq!(kept().await, formation(&[("web", 0)]));
+    assert!(scale(&[("worker", 0)]).await.is_err(), "it has gone");
+}
+
+#[tokio::test]
+async fn a_web_count_of_none_lasts_while_the_release_has_no_web() {
+    let w = world().await;
+    let worker = NewRelease { processes: [("worker".parse().unwrap(), "work".to_owned())].into(), ..built() };
+    w.store.create_release(w.app, &worker).await.unwrap();
+    let change = formation(&[("web", 0), ("worker", 1)]);
+    w.store.scale_app(w.app, Plan::Paid, &change).await.unwrap();
+    assert_eq!(w.store.app(w.app).await.unwrap().unwrap().formation, change);
+}
+
+#[tokio::test]
 async fn an_app_that_is_being_destroyed_keeps_its_name_until_it_is_gone() {
     let w = world().await;
     let name = "fugafuga".parse().unwrap();
