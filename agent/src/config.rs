@@ -1,7 +1,7 @@
 //! How an agent is told what to do: the command line, over a TOML file of the same names where one is
 //! given. [`Settings`] is what people write, [`Config`] what the agent goes by: complete and checked.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -91,6 +91,13 @@ pub struct Settings {
     /// Mbit/s that a container may send, and as many that it may receive [default: 1000]
     #[arg(long, value_name = "MBIT")]
     pub bandwidth: Option<NonZeroU32>,
+    /// How many connections a container may have opened at once [default: 4096]
+    #[arg(long)]
+    pub connections: Option<NonZeroU32>,
+    /// DNS server that containers ask, whatever the egress policy is (repeatable, 3 at most) [default: the
+    /// host's under internet, none under deny]
+    #[arg(long)]
+    pub resolver: Vec<Ipv4Addr>,
     /// Name of the cgroup that holds all containers [default: mogok]
     #[arg(long)]
     pub cgroup: Option<String>,
@@ -140,6 +147,8 @@ impl Settings {
             egress: self.egress.or(file.egress),
             build_grant: if self.build_grant.is_empty() { file.build_grant } else { self.build_grant },
             bandwidth: self.bandwidth.or(file.bandwidth),
+            connections: self.connections.or(file.connections),
+            resolver: if self.resolver.is_empty() { file.resolver } else { self.resolver },
             cgroup: self.cgroup.or(file.cgroup),
             cgroup_parent: self.cgroup_parent.or(file.cgroup_parent),
             node_id: self.node_id.or(file.node_id),
@@ -163,6 +172,11 @@ fn default_bandwidth() -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(999)
 }
 
+/// No container can fill the host's connection table, which has 65,536 places or more.
+fn default_connections() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(4095)
+}
+
 /// The part of the configuration that what exists on the host was made by; kept so that a purge finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSettings {
@@ -174,6 +188,10 @@ pub struct HostSettings {
     /// Mbit/s.
     #[serde(default = "default_bandwidth")]
     pub bandwidth: NonZeroU32,
+    #[serde(default = "default_connections")]
+    pub connections: NonZeroU32,
+    #[serde(default)]
+    pub resolvers: Vec<Ipv4Addr>,
     pub cgroup: String,
     /// Where `cgroup` lies on a unified host; the agent's own cgroup where absent.
     #[serde(default)]
@@ -195,6 +213,8 @@ impl HostSettings {
             egress: self.egress,
             build_grants: self.build_grants.clone(),
             bandwidth: self.bandwidth,
+            connections: self.connections,
+            resolvers: self.resolvers.clone(),
             table,
             state_dir: state_dir.to_owned(),
         }
@@ -249,6 +269,8 @@ impl Config {
                 egress: settings.egress.unwrap_or(Egress::Deny),
                 build_grants: settings.build_grant,
                 bandwidth: settings.bandwidth.unwrap_or(default_bandwidth()),
+                connections: settings.connections.unwrap_or(default_connections()),
+                resolvers: settings.resolver,
                 cgroup: settings.cgroup.unwrap_or_else(|| "mogok".to_owned()),
                 cgroup_parent: settings.cgroup_parent,
             },
@@ -323,7 +345,8 @@ mod tests {
         let file = dir.path().join("agent.toml");
         std::fs::write(
             &file,
-            "store = \"/file\"\nport-range = \"30000-30009\"\nbuild-grant = [\"10.0.0.1:80\"]\n",
+            "store = \"/file\"\nport-range = \"30000-30009\"\nbuild-grant = [\"10.0.0.1:80\"]\n\
+             resolver = [\"10.0.0.53\"]\nbandwidth = 250\nconnections = 100\n",
         )
         .unwrap();
         let config = Config::new(Settings { config: Some(file.clone()), ..settings() }).unwrap();
@@ -331,11 +354,24 @@ mod tests {
         assert_eq!(config.state_dir.as_os_str(), "/var/lib/m");
         assert_eq!((config.host.ports, config.max_instances()), ((30000, 30009), 10));
         assert_eq!(config.host.build_grants, ["10.0.0.1:80".parse().unwrap()]);
+        assert_eq!(config.host.resolvers, [Ipv4Addr::new(10, 0, 0, 53)]);
+        assert_eq!((config.host.bandwidth.get(), config.host.connections.get()), (250, 100));
         std::fs::write(&file, "stores = \"/x\"\n").unwrap();
         assert!(matches!(
             Config::new(Settings { config: Some(file), ..settings() }),
             Err(ConfigError::Parse { .. })
         ));
+    }
+
+    /// A purge goes by what an earlier agent wrote.
+    #[test]
+    fn what_an_earlier_agent_kept_is_read() {
+        let host = Config::new(settings()).unwrap().host;
+        let mut earlier = serde_json::to_value(&host).unwrap();
+        for field in ["bandwidth", "connections", "resolvers", "cgroup_parent"] {
+            assert!(earlier.as_object_mut().unwrap().remove(field).is_some());
+        }
+        assert_eq!(serde_json::from_value::<HostSettings>(earlier).unwrap(), host);
     }
 
     #[test]

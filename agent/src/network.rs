@@ -8,7 +8,6 @@
 //! ahead and one removes links behind, all in the network namespace of the caller of [`Network::start`].
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
@@ -20,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 mod element;
+mod error;
+mod feature;
 mod lease;
 mod link;
 mod maker;
@@ -27,6 +28,7 @@ mod namespace;
 mod nfnetlink;
 mod nft;
 mod pool;
+mod reach;
 mod remover;
 mod resolver;
 mod rotation;
@@ -35,6 +37,8 @@ mod subnet;
 mod sysctl;
 mod worker;
 
+pub use error::NetworkError;
+pub use feature::{FEATURES, Feature};
 pub use subnet::{InvalidSubnet, Subnet};
 
 /// The port every container listens on, in its own namespace.
@@ -48,7 +52,7 @@ const QUEUE: usize = 256;
 pub enum Egress {
     /// Nothing.
     Deny,
-    /// Public addresses, masqueraded, and the host's DNS resolvers. Turns on `net.ipv4.ip_forward`.
+    /// Public addresses, and the host's DNS resolvers. Turns on `net.ipv4.ip_forward`.
     Internet,
 }
 
@@ -65,6 +69,11 @@ pub struct NetworkConfig {
     pub build_grants: Vec<SocketAddrV4>,
     /// Megabits per second that a container may send, and as many that it may receive.
     pub bandwidth: NonZeroU32,
+    /// Connections that a container has opened and that the host still tracks, at most.
+    pub connections: NonZeroU32,
+    /// The DNS servers that containers may ask, 3 at most. Without any: the host's under
+    /// [`Egress::Internet`], none under [`Egress::Deny`].
+    pub resolvers: Vec<Ipv4Addr>,
     /// Name of the nftables table (family inet), this agent's alone: `[a-z][a-z0-9_]*`, 31 at most.
     pub table: String,
     /// Where the place in the rotation of addresses and ports is kept over restarts.
@@ -88,51 +97,14 @@ impl NetworkConfig {
         if self.ports.0 == 0 || self.ports.0 > self.ports.1 {
             return Err(NetworkError::InvalidPorts { first: self.ports.0, last: self.ports.1 });
         }
+        if self.resolvers.len() > resolver::MAX {
+            return Err(NetworkError::TooManyResolvers(self.resolvers.len()));
+        }
+        if let Some(address) = self.resolvers.iter().find(|address| !resolver::is_usable(**address)) {
+            return Err(NetworkError::InvalidResolver(*address));
+        }
         Ok(())
     }
-}
-
-/// Why the network could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    #[error("nftables table name {0:?}: use a-z, then a-z, 0-9 and '_', 31 at most")]
-    InvalidTable(String),
-    #[error("host ports {first}-{last}: the first must be 1 or more and not above the last")]
-    InvalidPorts { first: u16, last: u16 },
-    #[error("nft, {operation}")]
-    NftStart { operation: &'static str, source: io::Error },
-    #[error("nft, {operation}: {message}")]
-    Nft { operation: &'static str, message: String },
-    #[error("nft, {operation}: no answer within {seconds} s")]
-    NftTimeout { operation: &'static str, seconds: u64 },
-    #[error("{operation} {subject}")]
-    Netlink { operation: &'static str, subject: String, source: io::Error },
-    #[error("network namespace: {operation}")]
-    Namespace { operation: &'static str, source: io::Error },
-    #[error("network namespace: return to the host's")]
-    NamespaceLost(#[source] io::Error),
-    #[error("write {value:?} to {}", path.display())]
-    Sysctl { path: PathBuf, value: &'static str, source: io::Error },
-    #[error("keep the rotation in {}", path.display())]
-    Rotation { path: PathBuf, source: io::Error },
-    #[error("no address is free in {0}: stop containers or set a larger pool")]
-    NoAddress(Subnet),
-    #[error("no host port is free in {first}-{last}: stop containers or set a larger range")]
-    NoPort { first: u16, last: u16 },
-    #[error("instance {0} already has a network")]
-    AlreadyAttached(InstanceId),
-    #[error("link {link} of instance {id} is gone: the container must be started anew")]
-    LinkGone { id: InstanceId, link: String },
-    #[error("{what} of instance {id} lies outside of this node's settings or belongs to another instance")]
-    Conflict { id: InstanceId, what: String },
-    #[error("nftables: {0}")]
-    Table(String),
-    #[error("make a network namespace: {0}")]
-    Maker(String),
-    #[error("start the network's thread")]
-    Thread(#[source] io::Error),
-    #[error("the network has been stopped")]
-    Stopped,
 }
 
 /// What a container is to have of the network.
@@ -206,6 +178,7 @@ impl Network {
     ) -> Result<(Self, Vec<InstanceId>), NetworkError> {
         config.check()?;
         let resolvers = match config.egress {
+            _ if !config.resolvers.is_empty() => config.resolvers.clone(),
             Egress::Deny => Vec::new(),
             Egress::Internet => resolver::of_host(),
         };
@@ -222,7 +195,7 @@ impl Network {
         self.gateway
     }
 
-    /// The DNS servers that containers may ask; none under [`Egress::Deny`].
+    /// The DNS servers that containers may ask.
     #[must_use]
     pub fn resolvers(&self) -> &[Ipv4Addr] {
         &self.resolvers

@@ -11,6 +11,14 @@ use mogok_agent::network::{
 use mogok_api::id::InstanceId;
 use mogok_api::instance::ContainerKind::{App, Build};
 
+#[path = "network/caps.rs"]
+mod caps;
+#[path = "network/dns.rs"]
+mod dns;
+#[path = "network/grants.rs"]
+mod grants;
+#[path = "network/ipv6.rs"]
+mod ipv6;
 #[path = "network/lab.rs"]
 mod lab;
 #[path = "network/reach.rs"]
@@ -154,44 +162,6 @@ fn a_container_cannot_send_as_another() {
             });
             assert!(receiver.recv_from(&mut [0; 8]).is_err(), "sent as {stolen}");
         }
-    });
-}
-
-#[test]
-fn no_container_fills_the_connection_table() {
-    on_a_host_of_its_own(async |lab| {
-        let config = NetworkConfig { egress: Egress::Internet, ..lab.config() };
-        let network = Network::start(&config).await.unwrap();
-        let elsewhere = Elsewhere::new();
-        inside(elsewhere.netns(), || serve(80));
-        let (_, greedy) = web(&network).await;
-        let (_, modest) = web(&network).await;
-        let target = Ipv4Addr::new(11, 0, 0, 2);
-        inside(&greedy.netns, move || {
-            for port in 10_000..15_000 {
-                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
-                let _ = socket.send_to(b"x", (target, 9));
-            }
-        });
-        let tracked = std::fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").unwrap();
-        let entries = tracked.lines().nth(1).and_then(|line| line.split_whitespace().next()).unwrap();
-        let entries = usize::from_str_radix(entries, 16).unwrap();
-        assert!((4000..4200).contains(&entries), "{entries} connections are tracked");
-        assert!(!reaches(&greedy.netns, (target, 80)));
-        assert!(reaches(&modest.netns, (target, 80)));
-    });
-}
-
-#[test]
-fn a_container_has_no_ipv6() {
-    on_a_host_of_its_own(async |lab| {
-        let network = lab.start().await;
-        let (_, app) = web(&network).await;
-        assert_eq!(inside(&app.netns, || run("ip", &["-6", "addr"]).unwrap()), "");
-        let host = run("ip", &["-6", "addr", "show", "dev", &app.allocation.link]).unwrap();
-        assert_eq!(host, "");
-        // Programs that listen on [::] are reached over IPv4 all the same.
-        inside(&app.netns, || TcpListener::bind("[::]:5001").map(drop).unwrap());
     });
 }
 

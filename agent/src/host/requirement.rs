@@ -3,6 +3,7 @@
 //! version decides. The network is tried out whole, in a namespace of its own.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
@@ -11,7 +12,7 @@ use mogok_api::instance::ContainerKind;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cgroup::{Controller, Hierarchies};
-use crate::network::{Demand, Egress, Network, NetworkConfig, Subnet};
+use crate::network::{Demand, Egress, FEATURES, Feature, Network, NetworkConfig, Subnet};
 
 /// Directories of a root user's PATH, which services are often started without.
 const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -61,7 +62,10 @@ pub fn check() -> Vec<Requirement> {
         ("cgroups", cgroups),
         ("network", network),
     ];
-    checks.into_iter().map(|(name, ask)| Requirement { name, missing: ask().err() }).collect()
+    let mut found: Vec<Requirement> =
+        checks.into_iter().map(|(name, ask)| Requirement { name, missing: ask().err() }).collect();
+    found.extend(features());
+    found
 }
 
 fn root() -> Result<(), String> {
@@ -164,6 +168,19 @@ fn cgroups() -> Result<(), String> {
     Err(format!("no controller {} in cgroup v2 nor v1: check the kernel's command line", missing.join(", ")))
 }
 
+/// What the network's rules need of the kernel, one by one: trying it out whole would not name it.
+fn features() -> Vec<Requirement> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ask = |feature: Feature| match &runtime {
+        Ok(runtime) => runtime.block_on(feature.ask()).map_err(|error| describe(&error)),
+        Err(error) => Err(format!("start a runtime: {error}")),
+    };
+    FEATURES
+        .into_iter()
+        .map(|feature| Requirement { name: feature.name, missing: ask(feature).err() })
+        .collect()
+}
+
 /// Starts a network, attaches a container and stops it, on a thread whose namespace vanishes with it.
 fn network() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
@@ -178,6 +195,9 @@ fn network() -> Result<(), String> {
             egress: Egress::Internet,
             build_grants: Vec::new(),
             bandwidth: std::num::NonZeroU32::MIN.saturating_add(99_999),
+            connections: std::num::NonZeroU32::MIN,
+            // Or a host that has none would be told of that here too.
+            resolvers: vec![Ipv4Addr::new(192, 0, 2, 53)],
             table: "mogok_check".into(),
             state_dir: dir.path().to_owned(),
         };

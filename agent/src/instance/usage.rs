@@ -1,6 +1,6 @@
 //! What a container uses: its cgroups' figures, its network's and its writable layer's.
 //!
-//! The latter two are seen through its init: `/proc/PID/net/dev` (proc_pid_net(5)) shows the interfaces of its
+//! The latter two are seen through its init: `/proc/PID/net/dev` and `net/snmp` (proc_pid_net(5)) show its
 //! network namespace, `/proc/PID/root` the file system it runs in. Invariant: a figure is given only when
 //! the pid was the container's init all along.
 
@@ -23,7 +23,8 @@ pub fn of(ground: &Ground, record: &Record) -> Option<Usage> {
     let mut usage = ground.cgroups.open(&id).usage().ok()?;
     let Some(started) = shim::read_started(&ground.ledger.dir(id)) else { return Some(usage) };
     let proc = PathBuf::from(format!("/proc/{}", started.init_pid));
-    let network = std::fs::read_to_string(proc.join("net/dev")).ok().and_then(|table| network(&table));
+    let read = |name: &str| std::fs::read_to_string(proc.join(name)).unwrap_or_default();
+    let network = network(&read("net/dev"), &read("net/snmp"));
     let disk = disk(&proc.join("root"));
     if matches!(Process::open(started.init_pid, Some(started.init_start_time)), Ok(Some(_))) {
         (usage.network, usage.disk) = (network, disk);
@@ -31,8 +32,8 @@ pub fn of(ground: &Ground, record: &Record) -> Option<Usage> {
     Some(usage)
 }
 
-/// Received bytes and packets are the first two columns, sent ones the 9th and 10th.
-fn network(table: &str) -> Option<NetworkUsage> {
+/// Of the interfaces' table and of the protocols' counters (RFC 1213). Received bytes and packets are the first two columns, sent ones the 9th and 10th.
+fn network(table: &str, counters: &str) -> Option<NetworkUsage> {
     let line = table.lines().find_map(|line| line.trim_start().strip_prefix(INTERFACE)?.strip_prefix(':'))?;
     let columns: Vec<u64> = line.split_whitespace().map_while(|column| column.parse().ok()).collect();
     Some(NetworkUsage {
@@ -40,7 +41,16 @@ fn network(table: &str) -> Option<NetworkUsage> {
         received_packets: *columns.get(1)?,
         sent_bytes: *columns.get(8)?,
         sent_packets: *columns.get(9)?,
+        connections: connections(counters),
     })
+}
+
+/// `CurrEstab`: a line of names, then one of values.
+fn connections(counters: &str) -> Option<u64> {
+    let mut lines = counters.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let place = names.split_whitespace().position(|name| name == "CurrEstab")?;
+    values.split_whitespace().nth(place)?.parse().ok()
 }
 
 /// An overlay answers for its writable layer (statvfs(3)).
@@ -67,9 +77,20 @@ mod tests {
             received_packets: 2371,
             sent_bytes: 119_201,
             sent_packets: 1893,
+            connections: None,
         };
-        assert_eq!(network(table), Some(seen));
-        assert_eq!(network("  eth0: 1 2 3\n"), None);
-        assert_eq!(network("eth01: 1 2 3 4 5 6 7 8 9 10\n"), None);
+        assert_eq!(network(table, ""), Some(seen));
+        assert_eq!(network("  eth0: 1 2 3\n", ""), None);
+        assert_eq!(network("eth01: 1 2 3 4 5 6 7 8 9 10\n", ""), None);
+    }
+
+    #[test]
+    fn connections_are_found_by_their_name() {
+        let counters = "Ip: Forwarding\nIp: 1\nTcp: RtoMin MaxConn CurrEstab InSegs\nTcp: 200 -1 17 99\n";
+        assert_eq!(connections(counters), Some(17));
+        assert_eq!(connections("Tcp: RtoMin\nTcp: 200\n"), None);
+        assert_eq!(connections(""), None);
+        let own = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+        assert!(connections(&own).is_some(), "{own}");
     }
 }

@@ -165,6 +165,8 @@ mod tests {
             egress: Egress::Deny,
             build_grants: Vec::new(),
             bandwidth: std::num::NonZeroU32::MIN,
+            connections: std::num::NonZeroU32::MIN,
+            resolvers: Vec::new(),
             table: "mogok".into(),
             state_dir: dir.to_owned(),
         }

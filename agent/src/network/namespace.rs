@@ -18,7 +18,7 @@ pub(super) fn current() -> Result<OwnedFd, NetworkError> {
         .map_err(|source| NetworkError::Namespace { operation: "open the current one", source })
 }
 
-/// A new namespace without IPv6, and a netlink socket that stays inside. The calling thread is back in
+/// A new namespace whose loopback alone has IPv6, and a netlink socket that stays inside. The calling thread is back in
 /// `home` when this returns, whatever happened; where it cannot go back it may do nothing more.
 pub(super) fn create(home: &OwnedFd) -> Result<(OwnedFd, Links), NetworkError> {
     unshare(CloneFlags::CLONE_NEWNET)
@@ -30,7 +30,7 @@ pub(super) fn create(home: &OwnedFd) -> Result<(OwnedFd, Links), NetworkError> {
 
 fn furnish() -> Result<(OwnedFd, Links), NetworkError> {
     let namespace = current()?;
-    // Of those to come as well: the kernel sets `default` with it.
-    sysctl::disable_ipv6("all")?;
+    // The loopback is there already and keeps it: `localhost` is ::1 too, and many programs try that first.
+    sysctl::disable_ipv6("default")?;
     Ok((namespace, Links::open()?))
 }

@@ -13,11 +13,20 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Services often start without the sbin directories.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Applies a script (`nft -f -`).
+/// Applies a script.
 pub(super) async fn apply(operation: &'static str, script: &str) -> Result<(), NetworkError> {
+    run(operation, &["-f", "-"], script).await
+}
+
+/// Has the kernel say whether it would take a script, without taking it.
+pub(super) async fn check(operation: &'static str, script: &str) -> Result<(), NetworkError> {
+    run(operation, &["-c", "-f", "-"], script).await
+}
+
+async fn run(operation: &'static str, arguments: &[&str], script: &str) -> Result<(), NetworkError> {
     let failed = |source| NetworkError::NftStart { operation, source };
     let mut child = Command::new("nft")
-        .args(["-f", "-"])
+        .args(arguments)
         .env_clear()
         .env("PATH", PATH)
         .stdin(Stdio::piped())

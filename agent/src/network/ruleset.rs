@@ -34,8 +34,6 @@ const FORBIDDEN: [&str; 14] = [
 /// A chain that exists as long as the table does.
 pub(super) const PROBE: &str = "refused";
 
-/// Open connections of one container, so that none can fill the host's connection table.
-const MAX_FLOWS: u32 = 4096;
 /// Bytes; four packets as segmentation offload makes them, so that the slowest link takes one.
 const BURST: u64 = 256 * 1024;
 
@@ -63,6 +61,7 @@ pub(super) struct Ruleset {
     egress: Egress,
     grants: Vec<SocketAddrV4>,
     bandwidth: NonZeroU32,
+    connections: NonZeroU32,
     resolvers: Vec<Ipv4Addr>,
 }
 
@@ -74,6 +73,7 @@ impl Ruleset {
             egress: config.egress,
             grants: config.build_grants.clone(),
             bandwidth: config.bandwidth,
+            connections: config.connections,
             resolvers,
         }
     }
@@ -94,6 +94,10 @@ impl Ruleset {
         self.group() ^ 1
     }
 
+    pub(super) fn resolvers(&self) -> &[Ipv4Addr] {
+        &self.resolvers
+    }
+
     pub(super) fn table(&self) -> &str {
         &self.table
     }
@@ -105,7 +109,6 @@ impl Ruleset {
     pub(super) fn whole<'a>(&self, entries: impl Iterator<Item = &'a Entry> + Clone) -> String {
         let (table, pool, gateway) = (&self.table, self.pool, self.pool.gateway());
         let group = format!("{}-{}", self.group() & !1, self.group() | 1);
-        let internet = self.egress == Egress::Internet;
         let ports = elements(entries.clone().filter_map(|entry| {
             let allocation = &entry.allocation;
             allocation.host_port.map(|port| format!("{port} : {}", allocation.address))
@@ -128,19 +131,11 @@ impl Ruleset {
         let grants = elements(self.grants.iter().map(|grant| format!("{} . {}", grant.ip(), grant.port())));
         let resolvers = elements(self.resolvers.iter().map(Ipv4Addr::to_string));
         let forbidden = elements(FORBIDDEN.into_iter().map(str::to_owned));
-        let dns =
-            if internet { "ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept" } else { "" };
-        let elsewhere = if internet { "meta nfproto ipv4 accept" } else { "" };
-        let clamp = if internet { "tcp flags syn tcp option maxseg size set rt mtu" } else { "" };
-        let postrouting = if internet {
-            format!(
-                "chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
-                   ip saddr {pool} meta oifgroup != {group} masquerade
-                 }}"
-            )
-        } else {
-            String::new()
+        let elsewhere = match self.egress {
+            Egress::Internet => "meta nfproto ipv4 accept",
+            Egress::Deny => "",
         };
+        let connections = self.connections;
         let over = self.over_bandwidth();
         format!(
             "table inet {table}
@@ -173,17 +168,19 @@ table inet {table} {{
   chain local {{ type nat hook output priority -100; policy accept;
     ip daddr {gateway} dnat ip to tcp dport map @ports:{CONTAINER_PORT}
   }}
-  {postrouting}
+  chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {pool} meta oifgroup != {group} masquerade
+  }}
   chain output {{ type filter hook output priority filter; policy accept;
     ip daddr {pool} meta l4proto tcp ct direction original ct status dnat ct original proto-dst . ip daddr != @published reject with tcp reset
   }}
   chain input {{ type filter hook input priority filter; policy accept;
     meta iifgroup != {group} return
     ct state established,related ct direction reply accept
-    ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
+    ct state new add @flows {{ ip saddr ct count over {connections} }} drop
     ip saddr . ip daddr . tcp dport @granted accept
     ip saddr @builders ip daddr . tcp dport @grants accept
-    {dns}
+    ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
     goto refused
   }}
   chain forward {{ type filter hook forward priority filter; policy accept;
@@ -198,12 +195,12 @@ table inet {table} {{
     drop
   }}
   chain outbound {{
-    {clamp}
+    tcp flags syn tcp option maxseg size set rt mtu
     ct state established,related ct direction reply accept
-    ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
+    ct state new add @flows {{ ip saddr ct count over {connections} }} drop
     ip saddr . ip daddr . tcp dport @granted accept
     ip saddr @builders ip daddr . tcp dport @grants accept
-    {dns}
+    ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr @forbidden goto refused
     {elsewhere}
     goto refused

@@ -13,7 +13,7 @@ fn write(path: PathBuf, value: &'static str) -> Result<(), NetworkError> {
     fs::write(&path, value).map_err(|source| NetworkError::Sysctl { path, value, source })
 }
 
-/// Turns IPv6 off on an interface (`all` and `default` too). A kernel without IPv6 needs nothing.
+/// Turns IPv6 off on an interface; `default` is those that are yet to come into the namespace. A kernel without IPv6 needs nothing.
 pub(super) fn disable_ipv6(interface: &str) -> Result<(), NetworkError> {
     match write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").into(), "1") {
         Err(NetworkError::Sysctl { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
@@ -21,9 +21,14 @@ pub(super) fn disable_ipv6(interface: &str) -> Result<(), NetworkError> {
     }
 }
 
+/// Does the host forward packets?
+pub(super) fn forwards() -> bool {
+    fs::read_to_string(FORWARD).is_ok_and(|value| value.trim() == "1")
+}
+
 /// Lets the host forward packets, and says so when it did not before.
 pub(super) fn enable_forwarding() -> Result<(), NetworkError> {
-    if fs::read_to_string(FORWARD).is_ok_and(|value| value.trim() == "1") {
+    if forwards() {
         return Ok(());
     }
     write(FORWARD.into(), "1")?;

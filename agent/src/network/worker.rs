@@ -19,7 +19,8 @@ use super::nfnetlink::Nfnetlink;
 use super::pool::{MOST, Pool, Slot};
 use super::ruleset::{Entry, PROBE, Ruleset};
 use super::{
-    Allocation, Attachment, Demand, Egress, NetworkConfig, NetworkError, Saved, nft, remover, sysctl,
+    Allocation, Attachment, Demand, Egress, NetworkConfig, NetworkError, Saved, feature, nft, reach, remover,
+    sysctl,
 };
 
 mod change;
@@ -151,11 +152,16 @@ impl Worker {
                 lost.push(id);
             }
         }
-        worker.rebuild("make the table").await?;
+        if let Err(error) = worker.rebuild("make the table").await {
+            return Err(feature::missing().await.unwrap_or(error));
+        }
         // Only now: there must be no moment in which the host forwards and nothing is refused.
         if worker.config.egress == Egress::Internet {
             sysctl::enable_forwarding()?;
         }
+        let granted = worker.config.build_grants.iter().map(|grant| *grant.ip());
+        let granted = granted.chain(worker.rules.resolvers().iter().copied());
+        reach::tell_unreachable("the node's settings", granted);
         Ok((worker, lost))
     }
 
@@ -279,6 +285,7 @@ impl Worker {
                 let _ = reply.send(Err(NetworkError::NoPort { first, last }));
                 continue;
             }
+            reach::tell_unreachable("an instance's spec", demand.grants.iter().map(|grant| *grant.ip()));
             let Slot { address, netns } = slot;
             let allocation = Allocation { address, host_port, link: link::name(address) };
             let entry = Entry::new(allocation, demand);

@@ -25,6 +25,10 @@ pub(crate) fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce(Lab
             eprintln!("SKIP: nft does not run");
             return;
         }
+        // A container's link is number 2 in its namespace. One that is number 2 on the host too, as on no real host,
+        // has the kernel wait up to a second before it lets the first packet through (linkwatch_urgent_event).
+        run("ip", &["link", "add", "spent0", "type", "veth", "peer", "name", "spent1"]).unwrap();
+        run("ip", &["link", "del", "spent0"]).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(test(Lab { dir: tempfile::tempdir().unwrap() }));
     });
@@ -45,6 +49,8 @@ impl Lab {
             egress: Egress::Deny,
             build_grants: vec![SocketAddrV4::new(Ipv4Addr::new(10, 88, 0, 1), 8081)],
             bandwidth: std::num::NonZeroU32::MIN.saturating_add(99_999),
+            connections: std::num::NonZeroU32::MIN.saturating_add(4095),
+            resolvers: Vec::new(),
             table: "mogok_test".into(),
             state_dir: self.dir.path().to_owned(),
         }
@@ -151,6 +157,11 @@ impl Elsewhere {
             // So that a packet that was let out by mistake would be answered.
             run("ip", &["route", "add", "10.88.0.0/16", "via", "10.99.0.1"]).unwrap();
         });
+        // Until then it loses what is sent.
+        while !run("ip", &["link", "show", "out0"]).unwrap().contains("state UP") {
+            assert!(std::time::Instant::now() < deadline, "the link does not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         elsewhere
     }
 

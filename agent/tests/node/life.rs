@@ -142,6 +142,7 @@ fn what_a_container_uses_can_be_asked() {
         let network = usage.network.unwrap();
         // The request's handshake came in, the answer went out.
         assert!(network.received_packets >= 3 && network.sent_bytes > 6, "{network:?}");
+        assert!(network.connections.is_some(), "{network:?}");
         let mut table = Vec::new();
         mogok_agent::inspect::ps(&host.client, false, &mut table).await.unwrap();
         let table = String::from_utf8(table).unwrap();

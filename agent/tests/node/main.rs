@@ -9,5 +9,6 @@ mod faults;
 mod hold;
 mod host;
 mod life;
+mod network;
 mod soak;
 mod upgrade;

@@ -86,6 +86,9 @@ pub struct NetworkUsage {
     pub received_packets: u64,
     pub sent_bytes: u64,
     pub sent_packets: u64,
+    /// TCP connections that are open now, those within the container included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
 }
 
 /// What is taken of its writable layer.

@@ -84,6 +84,8 @@ fn with_network(engine: &Engine, peers: &Peers, dir: &Path) -> Result<Vec<Row>> 
         egress: Egress::Deny,
         build_grants: Vec::new(),
         bandwidth: std::num::NonZeroU32::MIN.saturating_add(99_999),
+        connections: std::num::NonZeroU32::MIN.saturating_add(4095),
+        resolvers: Vec::new(),
         table: "mogok_bench".to_owned(),
         state_dir: dir.to_owned(),
     };

@@ -7,6 +7,8 @@ fn ruleset(egress: Egress) -> Ruleset {
         egress,
         build_grants: vec!["10.88.0.1:8081".parse().unwrap()],
         bandwidth: NonZeroU32::new(100).unwrap(),
+        connections: NonZeroU32::new(77).unwrap(),
+        resolvers: vec![],
         table: "mogok".into(),
         state_dir: "/".into(),
     };
@@ -31,15 +33,22 @@ fn replaces_the_table_whole_with_its_containers() {
 }
 
 #[test]
-fn only_the_internet_policy_lets_out_masquerades_and_resolves() {
+fn only_the_internet_policy_lets_out_what_is_not_granted() {
     let deny = ruleset(Egress::Deny).whole([].iter());
-    assert!(!deny.contains("masquerade") && !deny.contains("dport 53") && !deny.contains("ipv4 accept"));
+    assert!(!deny.contains("ipv4 accept"));
     let internet = ruleset(Egress::Internet).whole([].iter());
-    assert!(internet.contains("ip saddr 10.88.0.0/16 meta oifgroup != "));
-    assert!(internet.contains("dport 53 accept"));
-    // What is forbidden is refused before anything is let out.
-    let forbidden = internet.find("@forbidden goto refused").unwrap();
-    assert!(forbidden < internet.find("meta nfproto ipv4 accept").unwrap());
+    // What is forbidden is refused before anything is let out, but after what is granted.
+    let place = |rule| internet.find(rule).unwrap();
+    let (outbound, forbidden) = (place("chain outbound"), place("@forbidden goto refused"));
+    assert!(outbound < forbidden && forbidden < place("meta nfproto ipv4 accept"));
+    assert!(internet[outbound..forbidden].contains("@granted accept"));
+    assert!(internet[outbound..forbidden].contains("th dport 53 accept"));
+}
+
+#[test]
+fn connections_are_capped_on_both_ways_out() {
+    let text = ruleset(Egress::Deny).whole([].iter());
+    assert_eq!(text.matches("add @flows { ip saddr ct count over 77 } drop").count(), 2);
 }
 
 #[test]

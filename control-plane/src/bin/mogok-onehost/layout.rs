@@ -52,6 +52,9 @@ pub(crate) struct Layout {
     /// What apps may reach beyond their own services: deny or internet
     #[arg(long, default_value = "deny", value_parser = ["deny", "internet"])]
     egress: String,
+    /// TOML file with settings of the agent that have no option here, for example bandwidth or resolver
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    agent_config: Option<PathBuf>,
     /// Static gem index that builds use instead of the public one, served on the gateway address
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     gem_index: Option<PathBuf>,
@@ -221,6 +224,9 @@ impl Layout {
             // The supervisor and its parts share a cgroup that nobody delegated: on a unified host only
             // the root may hold processes and hand controllers to children.
             .args(["--cgroup-parent", "/"]);
+        if let Some(file) = &self.agent_config {
+            command.args(["--config".as_ref(), file.as_os_str()]);
+        }
         if self.gem_index.is_some() {
             command.args(["--build-grant", &self.gem_address()?.to_string()]);
         }
