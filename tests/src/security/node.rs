@@ -161,6 +161,14 @@ impl Node {
         last.context("no status")
     }
 
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    pub(super) fn agent_pid(&self) -> u32 {
+        self.agent.id()
+    }
+
     pub(super) fn detail(&self, id: InstanceId) -> Result<InstanceDetail> {
         Ok(self.runtime.block_on(self.client.instance(id))?)
     }
