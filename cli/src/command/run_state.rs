@@ -8,6 +8,7 @@ use mogok_api::name::ProcessType;
 
 use crate::command::Cli;
 use crate::context::Context;
+use crate::git;
 use crate::output::{ago, table};
 use crate::progress;
 
@@ -78,8 +79,9 @@ pub(crate) fn ps(context: &Context) -> Result<()> {
                 format!("no processes: 'mogok start' starts {app}")
             } else {
                 format!(
-                    "no processes, nothing of {app} was built yet: 'git push mogok master', then 'mogok build' \
-                     and 'mogok start'"
+                    "no processes, nothing of {app} was built yet: 'git push mogok {}', then 'mogok build' \
+                     and 'mogok start'",
+                    git::to_push()
                 )
             };
         }

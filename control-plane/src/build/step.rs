@@ -18,6 +18,11 @@ use super::settings::{BuildSettings, duration, size};
 const LOST_AFTER: TimeDelta = TimeDelta::minutes(5);
 /// What the build program writes before the reason of a failure, as its last line.
 const REASON_MARK: &str = "mogok-build: failed: ";
+/// How it says that something of the source was not what it had to be; then come the system's words, with a path.
+const STOPPED: &str = "the build program stopped: ";
+/// What the build writes to, and finds as the commit has it.
+const SOURCE_HINT: &str = "look at this path in the commit: .bundle, .mogok, vendor, public, tmp and log must be \
+                           directories where it has them";
 /// Characters of a reason at most.
 const MAX_REASON: usize = 300;
 
@@ -74,7 +79,8 @@ fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
     }
     // What the program wrote is the tenant's word about the tenant's build: shown, never acted upon.
     if let Some(said) = status.last_lines.iter().rev().find_map(|line| line.strip_prefix(REASON_MARK)) {
-        return one_line(said);
+        let hint = if said.starts_with(STOPPED) { format!(": {SOURCE_HINT}") } else { String::new() };
+        return one_line(said) + &hint;
     }
     if status.last_lines.iter().any(|line| line.contains("No space left on device")) {
         return format!("disk full: a build may write {}", size(Limits::build().disk_bytes));
@@ -163,6 +169,11 @@ mod tests {
             ),
             (said(&["mogok-build: failed: bundle install\u{1b}[0m", "x"]), "bundle install [0m"),
             (said(&["tar: write error: No space left on device"]), "disk full: a build may write 4.2 GB"),
+            (
+                said(&["mogok-build: failed: the build program stopped: Not a directory - /app/vendor"]),
+                "the build program stopped: Not a directory - /app/vendor: look at this path in the commit: .bundle, \
+                 .mogok, vendor, public, tmp and log must be directories where it has them",
+            ),
             (said(&["x"]), "the build exited with status 1"),
             (exited(0), "the build ended well and left no package"),
             (InstanceStatus { exit: None, ..exited(0) }, "the build ended, its status is unknown"),

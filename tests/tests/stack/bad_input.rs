@@ -104,6 +104,23 @@ fn sources_that_cannot_be_built() -> Result<()> {
         &["build failed", "no-such-gem", "not found in any source", "bundle lock"],
     );
 
+    // Gems of the repository, none of which is there.
+    dev.write(&app, "Gemfile", &gemfile)?;
+    dev.write(&app, "Gemfile.lock", &lock)?;
+    dev.write(&app, "vendor/cache/.keep", "")?;
+    dev.push(&app)?;
+    contains_all(&dev.mogok_fails(&app, &["build"])?, &["build failed", "vendor/cache", "bundle cache"]);
+    dev.git(&app, &["rm", "-r", "--quiet", "vendor"])?;
+
+    // What the build writes to is a file.
+    dev.write(&app, ".mogok", "")?;
+    dev.push(&app)?;
+    contains_all(
+        &dev.mogok_fails(&app, &["build"])?,
+        &["the build program stopped", "/app/.mogok", "must be directories"],
+    );
+    dev.git(&app, &["rm", "--quiet", ".mogok"])?;
+
     // A native extension that no compiler takes.
     dev.write(&app, "Gemfile", &format!("ENV['MAKEFLAGS'] = 'CFLAGS=--no-such-option'\n{gemfile}"))?;
     dev.write(&app, "Gemfile.lock", &lock)?;
