@@ -60,7 +60,7 @@ pub(super) fn decide(
 
 /// Why it failed, in one line.
 fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
-    let memory = || format!("killed: memory: a build may use {}", size(Limits::build().memory_bytes));
+    let memory = || format!("killed: memory: a build may use {}", mib(Limits::build().memory_bytes));
     let timeout = || format!("timed out after {}", duration(settings.seconds));
     match status.failure.as_ref().map(|failure| (failure.code, &failure.message)) {
         Some((FailureCode::Memory, _)) => return memory(),
@@ -83,13 +83,18 @@ fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
         return one_line(said) + &hint;
     }
     if status.last_lines.iter().any(|line| line.contains("No space left on device")) {
-        return format!("disk full: a build may write {}", size(Limits::build().disk_bytes));
+        return format!("disk full: a build may write {}", mib(Limits::build().disk_bytes));
     }
     match status.exit {
         Some(exit) if exit.success() => "the build ended well and left no package".to_owned(),
         Some(exit) => format!("the build {exit}"),
         None => "the build ended, its status is unknown".to_owned(),
     }
+}
+
+/// A limit of the container, in the unit in which its node speaks of it in the same log.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 /// Printable, without control characters, of bounded length.
@@ -158,17 +163,17 @@ mod tests {
     fn a_bad_end_has_a_reason_in_one_line() {
         let oom = Some(ExitStatus { code: None, signal: Some(9), out_of_memory: true });
         for (status, reason) in [
-            (with_failure(FailureCode::Memory), "killed: memory: a build may use 2.1 GB"),
+            (with_failure(FailureCode::Memory), "killed: memory: a build may use 2048 MiB"),
             (with_failure(FailureCode::RunTimeout), "timed out after 15 min"),
             (with_failure(FailureCode::Processes), "processes: a build may have 512 of them and of threads"),
             (with_failure(FailureCode::OutputTooLarge), "the package is larger than 500 MB"),
             (with_failure(FailureCode::CannotStart), "cannot start: image ruby-build is missing"),
             (
                 InstanceStatus { exit: oom, ..said(&["mogok-build: failed: lied"]) },
-                "killed: memory: a build may use 2.1 GB",
+                "killed: memory: a build may use 2048 MiB",
             ),
             (said(&["mogok-build: failed: bundle install\u{1b}[0m", "x"]), "bundle install [0m"),
-            (said(&["tar: write error: No space left on device"]), "disk full: a build may write 4.2 GB"),
+            (said(&["tar: write error: No space left on device"]), "disk full: a build may write 4096 MiB"),
             (
                 said(&["mogok-build: failed: the build program stopped: Not a directory - /app/vendor"]),
                 "the build program stopped: Not a directory - /app/vendor: look at this path in the commit: .bundle, \
