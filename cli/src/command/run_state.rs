@@ -101,7 +101,7 @@ pub(crate) fn ps(context: &Context) -> Result<()> {
         let mut text = table(&["PROCESS", "STATE", "RELEASE", "SINCE", "RESTARTS", "REASON"], &rows);
         for process in processes.iter().filter(|process| process.failure.is_some()) {
             for line in &process.last_lines {
-                text.push_str(&format!("  {}: {}\n", process.name, crate::output::for_terminal(line)));
+                text.push_str(&format!("  {}: {line}\n", process.name));
             }
         }
         text
