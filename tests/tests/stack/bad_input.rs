@@ -176,6 +176,9 @@ fn apps_that_crash_or_never_listen() -> Result<()> {
     wait_until("the start is under way", Duration::from_secs(20), || {
         dev.mogok(&app, &["ps"]).is_ok_and(|text| text.contains("starting"))
     })?;
+    wait_until("the page says that it boots", Duration::from_secs(10), || {
+        platform.visit(&app, "/").is_ok_and(|answer| answer.error_code() == Some("H20"))
+    })?;
     dev.mogok(&app, &["stop"])?;
     let started = starting.wait_with_output()?;
     assert_eq!(started.status.code(), Some(1), "{started:?}");
