@@ -23,7 +23,11 @@ const STOPPED: &str = "the build program stopped: ";
 /// What the build writes to, and finds as the commit has it.
 const SOURCE_HINT: &str = "look at this path in the commit: .bundle, .mogok, vendor, public, tmp and log must be \
                            directories where it has them";
-/// Characters of a reason at most.
+/// How Bundler says that it looked for a gem in vendor/cache alone, which the commit has; perhaps over two lines.
+const FROM_CACHE: &str = "in cached gems or installed locally";
+const CACHE_HINT: &str = "vendor/cache of the commit lacks gems: run bundle cache --all-platforms and commit it, or \
+                          take vendor/cache out of the commit";
+/// Characters of a reason at most, without the hint.
 const MAX_REASON: usize = 300;
 
 /// What to do next.
@@ -79,7 +83,7 @@ fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
     }
     // What the program wrote is the tenant's word about the tenant's build: shown, never acted upon.
     if let Some(said) = status.last_lines.iter().rev().find_map(|line| line.strip_prefix(REASON_MARK)) {
-        let hint = if said.starts_with(STOPPED) { format!(": {SOURCE_HINT}") } else { String::new() };
+        let hint = hint(said, &status.last_lines).map(|hint| format!(": {hint}")).unwrap_or_default();
         return one_line(said) + &hint;
     }
     if status.last_lines.iter().any(|line| line.contains("No space left on device")) {
@@ -90,6 +94,15 @@ fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
         Some(exit) => format!("the build {exit}"),
         None => "the build ended, its status is unknown".to_owned(),
     }
+}
+
+/// What to look at, where the build program's own reason does not tell.
+fn hint(said: &str, last_lines: &[String]) -> Option<&'static str> {
+    if said.starts_with(STOPPED) {
+        return Some(SOURCE_HINT);
+    }
+    let words: Vec<&str> = last_lines.iter().flat_map(|line| line.split_whitespace()).collect();
+    words.join(" ").contains(FROM_CACHE).then_some(CACHE_HINT)
 }
 
 /// A limit of the container, in the unit in which its node speaks of it in the same log.
@@ -178,6 +191,15 @@ mod tests {
                 said(&["mogok-build: failed: the build program stopped: Not a directory - /app/vendor"]),
                 "the build program stopped: Not a directory - /app/vendor: look at this path in the commit: .bundle, \
                  .mogok, vendor, public, tmp and log must be directories where it has them",
+            ),
+            (
+                said(&[
+                    "       Could not find rack-3.1.0 in cached gems or",
+                    "       installed locally",
+                    "mogok-build: failed: bundle install failed",
+                ]),
+                "bundle install failed: vendor/cache of the commit lacks gems: run bundle cache --all-platforms and \
+                 commit it, or take vendor/cache out of the commit",
             ),
             (said(&["x"]), "the build exited with status 1"),
             (exited(0), "the build ended well and left no package"),
