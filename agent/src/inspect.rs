@@ -206,12 +206,16 @@ pub async fn events(client: &AgentClient, follow: bool, json: bool, out: &mut im
     Ok(())
 }
 
-/// The text without what a terminal would act on.
+/// The text without what a terminal would act on, or what turns the text around it (UAX #9).
 fn printable(text: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars()
         .map(|c| if c == '\t' { ' ' } else { c })
         .flat_map(|c| {
-            let escaped = c.is_control().then(|| c.escape_default());
+            let escaped = obeyed(c).then(|| c.escape_default());
             let plain = escaped.is_none().then_some(c);
             escaped.into_iter().flatten().chain(plain)
         })
@@ -232,5 +236,6 @@ mod tests {
     #[test]
     fn a_terminal_gets_no_escapes() {
         assert_eq!(printable("a\tb\u{1b}[2Jc\u{9b}é"), "a b\\u{1b}[2Jc\\u{9b}é");
+        assert_eq!(printable("\u{202e}a\u{2069}שלום"), "\\u{202e}a\\u{2069}שלום");
     }
 }

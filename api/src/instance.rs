@@ -119,10 +119,23 @@ impl fmt::Display for ExitStatus {
         match (self.out_of_memory, self.code, self.signal) {
             (true, _, _) => f.write_str("killed: memory (R15)"),
             (_, Some(code), _) => write!(f, "exited with status {code}"),
-            (_, _, Some(signal)) => write!(f, "killed by signal {signal}"),
+            (_, _, Some(signal)) => match signal_name(signal) {
+                Some(name) => write!(f, "killed by signal {signal} (SIG{name})"),
+                None => write!(f, "killed by signal {signal}"),
+            },
             _ => f.write_str("ended, status unknown"),
         }
     }
+}
+
+/// The name of a standard signal by its number on x86-64 (signal(7)), without `SIG`.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    NAMES.get(usize::try_from(signal).ok()?.checked_sub(1)?).copied()
 }
 
 /// Why the agent itself ended or refused a container.
@@ -240,4 +253,23 @@ pub struct InstanceStatus {
     /// The digest of the output file, once it is in the node's blob store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Digest>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_by_a_signal_has_its_number_and_its_name() {
+        let killed =
+            |signal| ExitStatus { code: None, signal: Some(signal), out_of_memory: false }.to_string();
+        for (signal, name) in [(1, "HUP"), (9, "KILL"), (11, "SEGV"), (15, "TERM"), (25, "XFSZ"), (31, "SYS")]
+        {
+            assert_eq!(killed(signal), format!("killed by signal {signal} (SIG{name})"));
+        }
+        // Real-time signals have none, and what is no signal has none either.
+        for signal in [-1, 0, 32, 64] {
+            assert_eq!(killed(signal), format!("killed by signal {signal}"));
+        }
+    }
 }

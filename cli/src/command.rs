@@ -51,6 +51,10 @@ enum Command {
     /// Make an account on the platform and log in
     Signup(account::Login),
     /// Log in and keep the token
+    ///
+    /// Each login makes a token. An account has 100 of them: one more revokes the one that was not used for the
+    /// longest time. A script that logs in every time should keep its token in MOGOK_TOKEN, or end with
+    /// 'mogok logout'.
     Login(account::Login),
     /// Revoke the token and forget it
     Logout,
@@ -153,6 +157,13 @@ mod tests {
                 assert!(row.contains(&long), "docs/cli.md says nothing of mogok {name} {long}");
             }
         }
+    }
+
+    #[test]
+    fn the_help_of_login_says_when_a_token_ends() {
+        let mut cli = Cli::command();
+        let help = cli.find_subcommand_mut("login").unwrap().render_long_help().to_string();
+        assert!(help.contains("An account has 100 of them"), "{help}");
     }
 
     #[test]

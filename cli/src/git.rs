@@ -35,6 +35,21 @@ pub(crate) fn head() -> Option<String> {
     git(&["rev-parse", "--verify", "--quiet", "HEAD"]).ok().flatten()
 }
 
+/// What to give to `git push mogok` so that the branch checked out here becomes the one that is built.
+pub(crate) fn to_push() -> String {
+    match git(&["symbolic-ref", "--quiet", "--short", "HEAD"]).ok().flatten() {
+        Some(branch) => branch_word(&branch),
+        None if head().is_some() => "HEAD:refs/heads/master".to_owned(),
+        None => "master".to_owned(),
+    }
+}
+
+/// A branch as a word for a shell.
+fn branch_word(branch: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./+@".contains(&b);
+    if branch.bytes().all(plain) { branch.to_owned() } else { shell_quoted(branch) }
+}
+
 /// The app of a remote URL: the last path component without `.git`.
 pub(crate) fn app_of(url: &str) -> Result<AppName> {
     let last = url.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -89,6 +104,14 @@ mod tests {
         assert_eq!(app_of("http://git.mogok.localhost:8080/fugafuga.git").unwrap().as_str(), "fugafuga");
         assert_eq!(app_of("http://git.mogok.localhost/fugafuga/").unwrap().as_str(), "fugafuga");
         assert!(app_of("http://git.mogok.localhost/").is_err());
+    }
+
+    #[test]
+    fn a_branch_is_named_as_a_shell_takes_it() {
+        for plain in ["master", "main", "feature/x-1.2"] {
+            assert_eq!(branch_word(plain), plain);
+        }
+        assert_eq!(branch_word("it's&me"), r"'it'\''s&me'");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! How results reach the reader: JSON for scripts, aligned tables for people, and never a control
-//! character of an app's output on a terminal.
+//! How results reach the reader: JSON for scripts, aligned tables for people, and never a character of
+//! an app's output that a terminal would obey instead of showing it.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -18,6 +18,7 @@ impl Output {
     /// Prints `value` as JSON, or what `human` makes of it.
     pub(crate) fn show<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
         let text = if self.json { serde_json::to_string_pretty(value)? } else { human(value) };
+        let text = if io::stdout().is_terminal() { escaped(&text, "\t\n", self.escape()) } else { text };
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes())?;
         if !text.is_empty() && !text.ends_with('\n') {
@@ -28,10 +29,16 @@ impl Output {
 
     /// One line of a stream: JSON per line, or `human`.
     pub(crate) fn line<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
-        let text = if self.json { serde_json::to_string(value)? } else { for_terminal(&human(value)) };
+        let text = if self.json { serde_json::to_string(value)? } else { human(value) };
+        let text = if io::stdout().is_terminal() { escaped(&text, "\t", self.escape()) } else { text };
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}")?;
         Ok(stdout.flush()?)
+    }
+
+    /// How a character is written that must not be obeyed: a document stays one that says the same.
+    fn escape(self) -> fn(char) -> String {
+        if self.json { |c| format!("\\u{:04x}", u32::from(c)) } else { |c| c.escape_default().to_string() }
     }
 }
 
@@ -70,21 +77,28 @@ pub(crate) fn ago(at: DateTime<Utc>) -> String {
     }
 }
 
-/// On a terminal, control characters are shown as `\x1b` and not obeyed; a pipe gets what was written.
-pub(crate) fn for_terminal(text: &str) -> String {
-    if io::stdout().is_terminal() { without_controls(text) } else { text.to_owned() }
+/// A line without what a terminal would obey: shown as `\u{1b}`. A pipe gets what was written, see [`Output`].
+pub(crate) fn without_controls(text: &str) -> String {
+    escaped(text, "\t", |c| c.escape_default().to_string())
 }
 
-pub(crate) fn without_controls(text: &str) -> String {
+fn escaped(text: &str, kept: &str, escape: fn(char) -> String) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() && character != '\t' {
-            safe.extend(character.escape_default());
+        if is_obeyed(character) && !kept.contains(character) {
+            safe.push_str(&escape(character));
         } else {
             safe.push(character);
         }
     }
     safe
+}
+
+/// Does it do something to a terminal, or to how what stands around it is shown? Control characters, both line
+/// separators, and the embeddings, overrides and isolates of UAX #9, by which text reads other than it is.
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// An error as `--json` shows it: the platform's own, or one of this command.
@@ -155,6 +169,28 @@ mod tests {
     #[test]
     fn terminal_escapes_are_shown_and_not_obeyed() {
         assert_eq!(without_controls("a\u{1b}[31mred\t\r"), "a\\u{1b}[31mred\t\\r");
-        assert_eq!(without_controls("grün"), "grün");
+        assert_eq!(without_controls("\u{9b}2J\u{7f}"), "\\u{9b}2J\\u{7f}");
+        for shown in ["grün", "שלום \u{200f}عالم", "日本語", "👩\u{200d}💻"] {
+            assert_eq!(without_controls(shown), shown);
+        }
+    }
+
+    #[test]
+    fn text_cannot_be_turned_around_on_a_terminal() {
+        for turning in
+            ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}').chain(['\u{2028}', '\u{2029}'])
+        {
+            let shown = format!("a\\u{{{:x}}}b", u32::from(turning));
+            assert_eq!(without_controls(&format!("a{turning}b")), shown);
+        }
+    }
+
+    #[test]
+    fn a_document_on_a_terminal_is_the_same_document() {
+        let value = serde_json::json!({ "line": "a\u{202e}b\u{9b}c\u{1b}\n" });
+        let shown =
+            escaped(&serde_json::to_string_pretty(&value).unwrap(), "\t\n", Output { json: true }.escape());
+        assert!(shown.contains(r"a\u202eb\u009bc\u001b\n"), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
 }

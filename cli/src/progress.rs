@@ -23,6 +23,7 @@ pub(crate) fn wait(client: &Client, app: &AppName, deploy: Deploy) -> Result<Dep
     let mut failures = 0;
     while deploy.state == DeployState::Running && started.elapsed() < PATIENCE {
         let message = deploy.message.clone().unwrap_or_else(|| format!("{} under way", deploy.action));
+        let message = crate::output::without_controls(&message);
         if terminal {
             eprint!("\r\x1b[K{message} ({}s)", started.elapsed().as_secs());
             io::stderr().flush()?;

@@ -52,7 +52,7 @@ impl From<RequestError> for Failed {
         let code = match &error {
             RequestError::NothingPushed { .. } => {
                 let error = ApiError::new(ErrorCode::Conflict, error.to_string());
-                return Self(error.remedy("push first: git push mogok master"));
+                return Self(error.remedy("push first: git push mogok master, or the branch that you have"));
             }
             RequestError::Create(CreateBuildError::Busy { .. }) => {
                 let error = ApiError::new(ErrorCode::Conflict, error.to_string());

@@ -43,6 +43,17 @@ fn plural(count: u32) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
+/// What has an app run that has these process types and none of them `web`.
+pub fn without_web<'a>(plan: Plan, has: impl IntoIterator<Item = &'a ProcessType>) -> String {
+    match has.into_iter().find(|kind| kind.as_str() != "release") {
+        Some(kind) if plan.workers() => format!("mogok scale {kind}=1, then mogok start"),
+        _ => format!(
+            "the {} plan runs web processes only: add one to the Procfile, or ask the operator for the paid plan",
+            name(plan)
+        ),
+    }
+}
+
 /// May an account on this plan run this formation?
 ///
 /// # Errors
@@ -78,6 +89,14 @@ mod tests {
         );
         let worker = check_formation(Plan::Free, &formation(&[("worker", 1)])).unwrap_err();
         assert!(worker.to_string().contains("web processes only"), "{worker}");
+    }
+
+    #[test]
+    fn who_has_workers_only_hears_what_the_plan_allows() {
+        let kinds: Vec<ProcessType> = ["release", "worker"].map(|kind| kind.parse().unwrap()).into();
+        assert_eq!(without_web(Plan::Paid, &kinds), "mogok scale worker=1, then mogok start");
+        let free = without_web(Plan::Free, &kinds);
+        assert!(free.contains("the free plan runs web processes only") && !free.contains("scale"), "{free}");
     }
 
     #[test]

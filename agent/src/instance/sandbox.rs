@@ -15,7 +15,7 @@ use mogok_shim::spec::{Bind, BindKind, File, Log, Spec, Writable};
 pub const APP_ID: u32 = 1000;
 
 const MIB: u64 = 1 << 20;
-/// `/tmp` and `/dev/shm`, at most.
+/// `/tmp` and `/dev/shm` together, at most.
 const TMP_BYTES: u64 = 256 * MIB;
 const LOG: Log = Log { file_bytes: MIB, files: 4, rate_bytes: MIB };
 /// Arguments and environment: what one exec may carry, with room to spare (execve(2)).
@@ -239,6 +239,13 @@ mod tests {
             output: Some("/o".into()),
             nameservers: vec![],
         }
+    }
+
+    #[test]
+    fn the_operators_page_tells_what_temporary_files_may_have() {
+        let page = include_str!("../../../docs/operations.md");
+        let row = format!("| `/tmp` and `/dev/shm` of a container | {} MiB together ", TMP_BYTES / MIB);
+        assert!(page.contains(&row), "docs/operations.md has no {row:?}");
     }
 
     #[test]

@@ -40,10 +40,13 @@ pub(crate) fn create(context: &Context, args: Create) -> Result<()> {
         git::check_remote(&platform.git_url, &args.name)?;
     }
     let app: App = client.post("/v1/apps", &NewApp { name: args.name })?;
-    let mut remote = "no git remote added";
+    let mut remote = "no git remote added".to_owned();
     if in_repository {
         git::add_remote(&platform.git_url, &app.name)?;
-        remote = "git remote 'mogok' added; deploy with: git push mogok master && mogok build && mogok start";
+        remote = format!(
+            "git remote 'mogok' added; deploy with: git push mogok {} && mogok build && mogok start",
+            git::to_push()
+        );
     }
     context.output.show(&app, |app| {
         let hint = if in_repository || args.no_remote {

@@ -8,6 +8,7 @@ use mogok_api::name::ProcessType;
 
 use crate::command::Cli;
 use crate::context::Context;
+use crate::git;
 use crate::output::{ago, table};
 use crate::progress;
 
@@ -78,8 +79,9 @@ pub(crate) fn ps(context: &Context) -> Result<()> {
                 format!("no processes: 'mogok start' starts {app}")
             } else {
                 format!(
-                    "no processes, nothing of {app} was built yet: 'git push mogok master', then 'mogok build' \
-                     and 'mogok start'"
+                    "no processes, nothing of {app} was built yet: 'git push mogok {}', then 'mogok build' \
+                     and 'mogok start'",
+                    git::to_push()
                 )
             };
         }
@@ -99,7 +101,7 @@ pub(crate) fn ps(context: &Context) -> Result<()> {
         let mut text = table(&["PROCESS", "STATE", "RELEASE", "SINCE", "RESTARTS", "REASON"], &rows);
         for process in processes.iter().filter(|process| process.failure.is_some()) {
             for line in &process.last_lines {
-                text.push_str(&format!("  {}: {}\n", process.name, crate::output::for_terminal(line)));
+                text.push_str(&format!("  {}: {line}\n", process.name));
             }
         }
         text

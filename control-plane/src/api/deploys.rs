@@ -8,11 +8,13 @@ use axum::extract::{Path, State};
 use mogok_api::control::{Deploy, Formation, Release, Rollback};
 use mogok_api::error::ErrorCode;
 use mogok_api::id::DeployId;
+use mogok_api::name::ProcessType;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::extract::{Body, OwnApp, Params};
 use super::reply::Failed;
+use crate::plan::without_web;
 use crate::state::AppState;
 use crate::store::apps::AppRow;
 use crate::store::deploys::DeployRow;
@@ -83,7 +85,14 @@ pub(super) async fn roll_back(
 }
 
 pub(super) async fn start(State(state): State<AppState>, own: OwnApp) -> Result<Json<Deploy>, Failed> {
-    Ok(changed(&state, state.store.start_app(own.app.id).await?))
+    let deploy = state.store.start_app(own.app.id).await.map_err(|error| match &error {
+        WantedError::NothingToRun { has, .. } if !has.iter().any(ProcessType::is_web) => {
+            let remedy = without_web(own.caller.user.plan, has);
+            Failed::new(ErrorCode::Conflict, error.to_string(), remedy)
+        }
+        _ => error.into(),
+    })?;
+    Ok(changed(&state, deploy))
 }
 
 pub(super) async fn stop(State(state): State<AppState>, own: OwnApp) -> Result<Json<Deploy>, Failed> {

@@ -96,9 +96,8 @@ impl From<OverPlan> for Failed {
     fn from(error: OverPlan) -> Self {
         let remedy = match error {
             OverPlan::Apps { .. } => "destroy an app first, or ask the operator for a larger plan",
-            OverPlan::Instances { .. } | OverPlan::Workers { .. } => {
-                "ask for less, or ask the operator for a larger plan"
-            }
+            OverPlan::Instances { .. } => "ask for less, or ask the operator for a larger plan",
+            OverPlan::Workers { .. } => "run web processes, or ask the operator for the paid plan",
         };
         Self::new(ErrorCode::PlanLimit, error.to_string(), remedy)
     }

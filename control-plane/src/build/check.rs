@@ -12,6 +12,8 @@ pub(super) struct SourceFiles {
     pub(super) procfile: Option<Vec<u8>>,
     pub(super) config_ru: bool,
     pub(super) submodules: bool,
+    /// A directory `vendor/cache`.
+    pub(super) cached_gems: bool,
 }
 
 /// A commit that can be built.
@@ -44,6 +46,12 @@ pub(super) fn check(files: &SourceFiles) -> Result<Checked, String> {
     };
     if files.submodules {
         processes.warnings.push("the commit has git submodules: they are not fetched".to_owned());
+    }
+    if files.cached_gems {
+        let warning = "the commit has vendor/cache: Bundler takes every gem from there and fetches none; if it lacks \
+                       one, run bundle lock --add-platform x86_64-linux and bundle cache --all-platforms, and commit \
+                       both, or take vendor/cache out of the commit";
+        processes.warnings.push(warning.to_owned());
     }
     Ok(Checked { lock, processes })
 }
@@ -85,5 +93,8 @@ mod tests {
         let checked = check(&own).unwrap();
         assert_eq!(checked.processes.commands[&ProcessType::web()], "x");
         assert!(checked.processes.warnings[0].contains("submodules"));
+        let cached = check(&SourceFiles { cached_gems: true, ..rack() }).unwrap();
+        let warnings = &cached.processes.warnings;
+        assert!(warnings.iter().any(|warning| warning.contains("vendor/cache")), "{warnings:?}");
     }
 }

@@ -14,6 +14,7 @@ use super::log::say;
 use super::settings::size;
 use super::spec::{self, BUILD_IMAGE, Wanted};
 use crate::git::{Commit, GitError, InvalidCommit, Repository};
+use crate::plan::without_web;
 use crate::scheduler::{Ask, Cluster, ClusterError, Resources, Unfit};
 use crate::state::AppState;
 use crate::store::StoreError;
@@ -109,6 +110,11 @@ pub(super) async fn prepare(state: &AppState, build: &BuildRow) -> Result<(), St
         format!("process types: {}", checked.processes.types()),
     ];
     lines.extend(checked.processes.warnings.iter().map(|warning| format!("warning: {warning}")));
+    if !checked.processes.commands.keys().any(|kind| kind.is_web() || app.formation.get(kind) > Some(&0))
+        && let Some(owner) = state.store.user(app.owner).await?
+    {
+        lines.push(format!("to run it: {}", without_web(owner.plan, checked.processes.commands.keys())));
+    }
     if let (Some(_), Some(release)) = (cache, last.as_ref().and_then(|last| last.release)) {
         lines.push(format!("gems of {release} are at hand"));
     }
@@ -142,7 +148,9 @@ async fn files(repository: &Repository, commit: &Commit) -> Result<SourceFiles, 
             }
             other => Ok(other?),
         };
+    let cached = repository.read_file(commit, "vendor/cache", 1 << 20).await;
     Ok(SourceFiles {
+        cached_gems: matches!(cached, Err(GitError::NotAFile { .. })),
         // Its content is for Bundler, in the sandbox.
         gemfile: read("Gemfile", 1 << 20).await?.is_some(),
         lock: read("Gemfile.lock", lockfile::MAX_BYTES).await?,

@@ -18,7 +18,16 @@ use super::settings::{BuildSettings, duration, size};
 const LOST_AFTER: TimeDelta = TimeDelta::minutes(5);
 /// What the build program writes before the reason of a failure, as its last line.
 const REASON_MARK: &str = "mogok-build: failed: ";
-/// Characters of a reason at most.
+/// How it says that something of the source was not what it had to be; then come the system's words, with a path.
+const STOPPED: &str = "the build program stopped: ";
+/// What the build writes to, and finds as the commit has it.
+const SOURCE_HINT: &str = "look at this path in the commit: .bundle, .mogok, vendor, public, tmp and log must be \
+                           directories where it has them";
+/// How Bundler says that it looked for a gem in vendor/cache alone, which the commit has; perhaps over two lines.
+const FROM_CACHE: &str = "in cached gems or installed locally";
+const CACHE_HINT: &str = "vendor/cache of the commit lacks gems: run bundle cache --all-platforms and commit it, or \
+                          take vendor/cache out of the commit";
+/// Characters of a reason at most, without the hint.
 const MAX_REASON: usize = 300;
 
 /// What to do next.
@@ -55,7 +64,7 @@ pub(super) fn decide(
 
 /// Why it failed, in one line.
 fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
-    let memory = || format!("killed: memory: a build may use {}", size(Limits::build().memory_bytes));
+    let memory = || format!("killed: memory: a build may use {}", mib(Limits::build().memory_bytes));
     let timeout = || format!("timed out after {}", duration(settings.seconds));
     match status.failure.as_ref().map(|failure| (failure.code, &failure.message)) {
         Some((FailureCode::Memory, _)) => return memory(),
@@ -74,16 +83,31 @@ fn reason(status: &InstanceStatus, settings: &BuildSettings) -> String {
     }
     // What the program wrote is the tenant's word about the tenant's build: shown, never acted upon.
     if let Some(said) = status.last_lines.iter().rev().find_map(|line| line.strip_prefix(REASON_MARK)) {
-        return one_line(said);
+        let hint = hint(said, &status.last_lines).map(|hint| format!(": {hint}")).unwrap_or_default();
+        return one_line(said) + &hint;
     }
     if status.last_lines.iter().any(|line| line.contains("No space left on device")) {
-        return format!("disk full: a build may write {}", size(Limits::build().disk_bytes));
+        return format!("disk full: a build may write {}", mib(Limits::build().disk_bytes));
     }
     match status.exit {
         Some(exit) if exit.success() => "the build ended well and left no package".to_owned(),
         Some(exit) => format!("the build {exit}"),
         None => "the build ended, its status is unknown".to_owned(),
     }
+}
+
+/// What to look at, where the build program's own reason does not tell.
+fn hint(said: &str, last_lines: &[String]) -> Option<&'static str> {
+    if said.starts_with(STOPPED) {
+        return Some(SOURCE_HINT);
+    }
+    let words: Vec<&str> = last_lines.iter().flat_map(|line| line.split_whitespace()).collect();
+    words.join(" ").contains(FROM_CACHE).then_some(CACHE_HINT)
+}
+
+/// A limit of the container, in the unit in which its node speaks of it in the same log.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 /// Printable, without control characters, of bounded length.
@@ -152,17 +176,31 @@ mod tests {
     fn a_bad_end_has_a_reason_in_one_line() {
         let oom = Some(ExitStatus { code: None, signal: Some(9), out_of_memory: true });
         for (status, reason) in [
-            (with_failure(FailureCode::Memory), "killed: memory: a build may use 2.1 GB"),
+            (with_failure(FailureCode::Memory), "killed: memory: a build may use 2048 MiB"),
             (with_failure(FailureCode::RunTimeout), "timed out after 15 min"),
             (with_failure(FailureCode::Processes), "processes: a build may have 512 of them and of threads"),
             (with_failure(FailureCode::OutputTooLarge), "the package is larger than 500 MB"),
             (with_failure(FailureCode::CannotStart), "cannot start: image ruby-build is missing"),
             (
                 InstanceStatus { exit: oom, ..said(&["mogok-build: failed: lied"]) },
-                "killed: memory: a build may use 2.1 GB",
+                "killed: memory: a build may use 2048 MiB",
             ),
             (said(&["mogok-build: failed: bundle install\u{1b}[0m", "x"]), "bundle install [0m"),
-            (said(&["tar: write error: No space left on device"]), "disk full: a build may write 4.2 GB"),
+            (said(&["tar: write error: No space left on device"]), "disk full: a build may write 4096 MiB"),
+            (
+                said(&["mogok-build: failed: the build program stopped: Not a directory - /app/vendor"]),
+                "the build program stopped: Not a directory - /app/vendor: look at this path in the commit: .bundle, \
+                 .mogok, vendor, public, tmp and log must be directories where it has them",
+            ),
+            (
+                said(&[
+                    "       Could not find rack-3.1.0 in cached gems or",
+                    "       installed locally",
+                    "mogok-build: failed: bundle install failed",
+                ]),
+                "bundle install failed: vendor/cache of the commit lacks gems: run bundle cache --all-platforms and \
+                 commit it, or take vendor/cache out of the commit",
+            ),
             (said(&["x"]), "the build exited with status 1"),
             (exited(0), "the build ended well and left no package"),
             (InstanceStatus { exit: None, ..exited(0) }, "the build ended, its status is unknown"),

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Parser;
+use mogok_api::app::Plan;
 use mogok_api::control::{Build, BuildState, LogLine};
 use mogok_api::name::ProcessType;
 use tempfile::TempDir;
@@ -108,7 +109,9 @@ impl Platform {
         let bare = self.dir.path().join("state/repos").join(format!("{}.git", self.app.id));
         let source = tempfile::tempdir().unwrap();
         for (name, content) in files {
-            std::fs::write(source.path().join(name), content).unwrap();
+            let path = source.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
         }
         let bare = bare.to_str().unwrap();
         for line in [
@@ -364,13 +367,38 @@ async fn without_a_push_there_is_nothing_to_build() {
     let Failed(error) = error.into();
     assert_eq!(
         error.to_string(),
-        "nothing was pushed to the app fugafuga yet (push first: git push mogok master)"
+        "nothing was pushed to the app fugafuga yet (push first: git push mogok master, or the branch that you have)"
     );
     platform.push_rack().await;
     let error = request(&platform.state, &platform.app, Some("nowhere")).await.unwrap_err();
     assert!(matches!(error, RequestError::UnknownReference { .. }), "{error}");
     let error = request(&platform.state, &platform.app, Some("--upload-pack=x")).await.unwrap_err();
     assert!(matches!(error, RequestError::InvalidReference(_)), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_developer_will_stumble_over_is_said_before_it_happens() {
+    let platform = Platform::start(Ending::Package(package("one"))).await;
+    let workers = [("Gemfile", ""), ("Gemfile.lock", LOCK), ("Procfile", "worker: work\n")];
+    platform.push(&[&workers[..], &[("vendor/cache/rack-3.1.0.gem", "")]].concat()).await;
+    let (lines, _) = platform.ended(platform.request().await.id).await;
+    let said = |part: &str| lines.iter().any(|line| line.contains(part));
+    assert!(said("warning: the commit has vendor/cache: Bundler takes every gem from there"), "{lines:?}");
+    assert!(said("to run it: the free plan runs web processes only"), "{lines:?}");
+
+    platform.state.store.set_plan(platform.app.owner, Plan::Paid).await.unwrap();
+    platform.push(&workers).await;
+    let (lines, _) = platform.ended(platform.request().await.id).await;
+    assert!(
+        lines.iter().any(|line| line == "to run it: mogok scale worker=1, then mogok start"),
+        "{lines:?}"
+    );
+    assert!(!lines.iter().any(|line| line.contains("vendor/cache")), "{lines:?}");
+
+    let worker = [("worker".parse().unwrap(), 1)].into();
+    platform.state.store.scale_app(platform.app.id, Plan::Paid, &worker).await.unwrap();
+    let (lines, _) = platform.ended(platform.request().await.id).await;
+    assert!(!lines.iter().any(|line| line.starts_with("to run it")), "{lines:?}");
 }
 
 #[tokio::test]

@@ -91,7 +91,8 @@ fn empty(view: &AppView<'_>, rollout: &Rollout, actions: &mut Vec<Action>) {
         } else if left == 0 {
             actions.push(Action::End(deploy, DeployState::Succeeded, None));
         } else {
-            note(view, deploy, format!("waiting for {left} instances to stop"), actions);
+            let instances = if left == 1 { "instance" } else { "instances" };
+            note(view, deploy, format!("waiting for {left} {instances} to stop"), actions);
         }
     }
     if view.app.destroying && left == 0 {

@@ -479,6 +479,28 @@ fn who_has_no_upstream_is_stopped_booting_or_crashed() {
 }
 
 #[test]
+fn a_stop_says_what_it_waits_for() {
+    let mut sim = Sim::new();
+    sim.happen(&Event::Release { broken: false });
+    sim.happen(&Event::Start);
+    sim.quiesce();
+    sim.happen(&Event::Stop);
+    let mut said = Vec::new();
+    for _ in 0..20 {
+        // One of the two takes its time.
+        sim.happen(&Event::Pass);
+        sim.happen(&Event::Router);
+        said.extend(sim.latest.as_ref().unwrap().deploy.message.clone());
+        if let Some(row) = sim.rows.first().filter(|row| row.wanted == Wanted::Stop) {
+            sim.status.remove(&row.id);
+        }
+    }
+    said.dedup();
+    assert_eq!(said, ["waiting for 2 instances to stop", "waiting for 1 instance to stop"]);
+    assert_eq!(sim.latest.as_ref().unwrap().deploy.state, DeployState::Succeeded);
+}
+
+#[test]
 fn a_node_that_is_emptied_loses_its_instances_only_when_others_are_up() {
     let mut sim = Sim::new();
     for event in [Event::Release { broken: false }, Event::Start] {

@@ -81,6 +81,18 @@ async fn only_branches_and_tags_can_be_pushed() {
 }
 
 #[tokio::test]
+async fn a_branch_can_be_deleted_but_not_the_one_that_is_built() {
+    let (p, token, dir) = platform(&[]).await;
+    let remote = p.remote(&token, "fugafuga");
+    p.git_ok(&dir, &["push", "-q", &remote, "HEAD:refs/heads/master", "HEAD:refs/heads/other"]).await;
+    let told = refused(&p, &dir, &token, &[":refs/heads/master"]).await;
+    for word in ["cannot delete master", "git push --force mogok BRANCH:master", "mogok destroy"] {
+        assert!(told.contains(word), "{told}");
+    }
+    p.git_ok(&dir, &["push", "-q", &remote, ":refs/heads/other"]).await;
+}
+
+#[tokio::test]
 async fn an_object_that_would_escape_a_checkout_is_refused() {
     let (p, token, dir) = platform(&[]).await;
     let blob = p.git_ok(&dir, &["rev-parse", "HEAD:config.ru"]).await;

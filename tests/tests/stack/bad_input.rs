@@ -104,6 +104,26 @@ fn sources_that_cannot_be_built() -> Result<()> {
         &["build failed", "no-such-gem", "not found in any source", "bundle lock"],
     );
 
+    // Gems of the repository, none of which is there.
+    dev.write(&app, "Gemfile", &gemfile)?;
+    dev.write(&app, "Gemfile.lock", &lock)?;
+    dev.write(&app, "vendor/cache/.keep", "")?;
+    dev.push(&app)?;
+    contains_all(
+        &dev.mogok_fails(&app, &["build"])?,
+        &["build failed", "vendor/cache of the commit lacks gems", "bundle cache"],
+    );
+    dev.git(&app, &["rm", "-r", "--quiet", "vendor"])?;
+
+    // What the build writes to is a file.
+    dev.write(&app, ".mogok", "")?;
+    dev.push(&app)?;
+    contains_all(
+        &dev.mogok_fails(&app, &["build"])?,
+        &["the build program stopped", "/app/.mogok", "must be directories"],
+    );
+    dev.git(&app, &["rm", "--quiet", ".mogok"])?;
+
     // A native extension that no compiler takes.
     dev.write(&app, "Gemfile", &format!("ENV['MAKEFLAGS'] = 'CFLAGS=--no-such-option'\n{gemfile}"))?;
     dev.write(&app, "Gemfile.lock", &lock)?;
@@ -158,6 +178,9 @@ fn apps_that_crash_or_never_listen() -> Result<()> {
     let starting = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     wait_until("the start is under way", Duration::from_secs(20), || {
         dev.mogok(&app, &["ps"]).is_ok_and(|text| text.contains("starting"))
+    })?;
+    wait_until("the page says that it boots", Duration::from_secs(10), || {
+        platform.visit(&app, "/").is_ok_and(|answer| answer.error_code() == Some("H20"))
     })?;
     dev.mogok(&app, &["stop"])?;
     let started = starting.wait_with_output()?;

@@ -61,6 +61,13 @@ fn every_mistake_is_named_with_what_to_do_next() -> Result<()> {
     say(&["rollback", "v7"], 1, &["v7", "mogok releases"])?;
     say(&["rollback", "v1"], 1, &["v1", "mogok releases"])?;
 
+    // Only what the plan does not run.
+    ann.write(&app, "Procfile", "worker: sleep 1000\n")?;
+    ann.push(&app)?;
+    ann.mogok(&app, &["build"])?;
+    say(&["start"], 1, &["it has worker", "the free plan runs web processes only"])?;
+    say(&["scale", "worker=1"], 1, &["free", "web processes"])?;
+
     // Where there is no app, somebody else's, no account, no platform.
     let elsewhere = App { name: "none".to_owned(), dir: ann.home().to_owned() };
     told(&ann, &elsewhere, &["info"], 1, &["no app given", "--app NAME", "mogok create NAME"])?;
