@@ -94,9 +94,14 @@ fn only_builds_reach_what_is_granted_to_builds() {
         assert!(reaches(&build.netns, (GATEWAY, 8081)));
         assert!(!reaches(&build.netns, (GATEWAY, 8082)));
         assert!(!reaches(&app.netns, (GATEWAY, 8081)));
-        let refused = Instant::now();
-        assert!(!reaches(&app.netns, (GATEWAY, 8081)));
-        assert!(refused.elapsed() < AT_ONCE, "refused in words, so that a program need not wait");
+        // The quickest of some: a busy machine takes its time too, but no dropped packet is ever answered at once.
+        let refusal = || {
+            let begun = Instant::now();
+            assert!(!reaches(&app.netns, (GATEWAY, 8081)));
+            begun.elapsed()
+        };
+        let quickest = (0..5).map(|_| refusal()).min();
+        assert!(quickest < Some(AT_ONCE), "refused in words, so that a program need not wait: {quickest:?}");
     });
 }
 

@@ -172,7 +172,12 @@ fn idle_containers_wake_nobody() {
     let made: Vec<_> = (0..CONTAINERS).map(|_| root.create(&small()).1).collect();
     let watches: Vec<_> =
         made.iter().map(|cgroup| watcher.watch(cgroup, &small(), Attention::App).unwrap()).collect();
-    std::thread::sleep(Duration::from_secs(1));
+    // Until it has heard of all of them.
+    eventually("the watcher is calm", || {
+        let before = sleeps(&task);
+        std::thread::sleep(Duration::from_secs(1));
+        sleeps(&task) == before
+    });
     let before = sleeps(&task);
     std::thread::sleep(Duration::from_secs(5));
     let woken = sleeps(&task) - before;

@@ -60,15 +60,20 @@ fn a_cpu_quota_binds() {
     let Some(root) = Root::new("cpu") else { return };
     let (_, cgroup) = root.create(&Limits { cpu_millis: 200, ..small() });
     let mut child = run_in(&cgroup, "while :; do :; done");
-    let before = cgroup.usage().unwrap().cpu_usec;
-    let start = Instant::now();
-    // The quota is a matter of time: one second is ten periods.
-    std::thread::sleep(Duration::from_secs(1));
-    let used = cgroup.usage().unwrap().cpu_usec - before;
-    let share = used as f64 / start.elapsed().as_micros() as f64;
+    let used = || cgroup.usage().unwrap().cpu_usec;
+    eventually("it runs", || used() > 0);
+    // The quota is a matter of time: one second is ten periods. A machine that is itself held up counts what it missed as
+    // used, or lets nobody run; so one second of several is enough. Without a quota none would be.
+    let shares = (0..5).map(|_| {
+        let (before, start) = (used(), Instant::now());
+        std::thread::sleep(Duration::from_secs(1));
+        (used() - before) as f64 / start.elapsed().as_micros() as f64
+    });
+    let mut seen = Vec::new();
+    let bound = shares.inspect(|share| seen.push(*share)).any(|share| (0.05..0.30).contains(&share));
     cgroup.remove().unwrap();
     child.wait().unwrap();
-    assert!((0.05..0.30).contains(&share), "used {share:.2} of a core, wanted at most 0.20");
+    assert!(bound, "used {seen:.2?} of a core, wanted at most 0.20");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mogok_api::id::InstanceId;
 use mogok_api::instance::{FailureCode, InstanceSpec, Phase};
@@ -71,7 +71,10 @@ fn a_clock_that_was_moved_neither_kills_nor_hurries_nor_holds_up() {
         let crashing = instance("exit 3");
         host.want(&[running.clone(), crashing.clone()]).await;
         host.until_phase(running.id, Phase::Up).await;
-        host.until(crashing.id, |status| status.phase == Phase::Crashed && status.restarts == 1).await;
+        let waits =
+            host.until(crashing.id, |status| status.phase == Phase::Crashed && status.restarts == 1).await;
+        let wait = waits.restart_at.unwrap() - chrono::Utc::now();
+        let due = Instant::now() + wait.to_std().unwrap_or_default();
         for hours in [-24, 48] {
             host.end(Signal::SIGKILL);
             edit(host, running.id, |record| moved(record, hours));
@@ -79,11 +82,9 @@ fn a_clock_that_was_moved_neither_kills_nor_hurries_nor_holds_up() {
             host.start().await;
             let status = host.until_phase(running.id, Phase::Up).await;
             assert_eq!((status.restarts, status.failure), (0, None), "{hours} h");
-            assert_eq!(
-                host.status(crashing.id).await.unwrap().restarts,
-                1,
-                "restarted before its time, {hours} h"
-            );
+            let restarts = host.status(crashing.id).await.unwrap().restarts;
+            // A slow machine may have taken that long.
+            assert!(restarts == 1 || Instant::now() > due, "restarted before its time, {hours} h");
         }
         // Due some 10 s after its end, by a clock that nobody moved.
         let status = host.until(crashing.id, |status| status.restarts == 2).await;
@@ -158,6 +159,6 @@ fn debris_of_every_kind_goes_and_what_runs_stays() {
             assert_eq!((after.pid, after.shim_pid), (before.pid, before.shim_pid), "round {round}");
             assert_eq!(host.get(after.status.endpoint.unwrap()), "hello\n");
         }
-        tokio::time::timeout(Duration::from_secs(30), host.until_phase(spec.id, Phase::Up)).await.unwrap();
+        host.until_phase(spec.id, Phase::Up).await;
     });
 }
