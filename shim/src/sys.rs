@@ -8,6 +8,7 @@
 
 pub mod capability;
 pub mod clone;
+pub mod command_line;
 pub mod descriptor;
 pub mod exec;
 pub mod interface;

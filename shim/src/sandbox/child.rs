@@ -23,6 +23,7 @@ use super::program::Program;
 use super::{init, procfs, rootfs};
 use crate::seccomp;
 use crate::step::Step;
+use crate::sys::command_line::CommandLine;
 use crate::sys::{capability, clone, descriptor, interface, keyring, mount, signal};
 
 /// Bytes of a [`Message`].
@@ -101,6 +102,7 @@ pub(super) struct Sandbox<'a> {
     pub(super) stdout: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
     pub(super) own_network: bool,
+    pub(super) command_line: &'a CommandLine,
     pub(super) program: &'a Program,
 }
 
@@ -114,6 +116,8 @@ impl Sandbox<'_> {
     }
 
     fn enter(&self) -> Result<i32, Failed> {
+        // The shim's would tell the program a path of the host.
+        self.command_line.replace(init::NAME);
         for tasks in self.cgroups_v1 {
             write(tasks, b"0").during(Step::JoinCgroups)?;
         }

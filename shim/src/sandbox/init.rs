@@ -6,6 +6,7 @@
 //! descriptor: the pipe on which it tells the shim how the program ended. Invariant: nothing but that end,
 //! or its own kill, ends it.
 
+use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
@@ -18,6 +19,7 @@ use crate::sys::signal::{self, Taken};
 /// The signal that carries an order of the shim's: the highest, which no program sends to pid 1. One that
 /// does only reaches processes it could signal itself.
 pub(crate) const COMMAND: i32 = signal::LAST;
+pub(super) const NAME: &CStr = c"mogok-init";
 /// In an order: to every process.
 const ALL: i32 = 1 << 8;
 
@@ -51,7 +53,7 @@ impl Status {
 /// Runs until `program` has ended; returns the status to leave with, as a shell has it.
 pub(super) fn run(program: i32, status: BorrowedFd<'_>) -> i32 {
     // A name for ps on the host; nothing depends on it.
-    let _ = nix::sys::prctl::set_name(c"mogok-init");
+    let _ = nix::sys::prctl::set_name(NAME);
     // What walking into the sandbox took is not needed again.
     memory::forget_image();
     loop {

@@ -22,6 +22,7 @@ use crate::spec::Spec;
 use crate::spec::check::IDS;
 use crate::step::{At, SetupError, Step};
 use crate::sys::clone::{self, Child};
+use crate::sys::command_line::CommandLine;
 use crate::sys::{limit, pidfd};
 
 /// From the release of the child to its exec; a mount may have to wait for a slow disk.
@@ -211,6 +212,7 @@ impl Launch<'_> {
         let cgroups_v1 = open_v1(&spec.cgroups_v1)?;
         #[cfg(feature = "failpoints")]
         crate::failpoint::lend();
+        let command_line = CommandLine::own().at(Step::Clone, "/proc/self/stat")?;
         let sandbox = child::Sandbox {
             cgroups_v1: &cgroups_v1,
             release: release.reader.as_fd(),
@@ -219,6 +221,7 @@ impl Launch<'_> {
             stdout: stdout.writer.as_fd(),
             stderr: stderr.writer.as_fd(),
             own_network: *own_network,
+            command_line: &command_line,
             program,
         };
         let mut namespaces = CloneFlags::CLONE_NEWUSER

@@ -41,6 +41,8 @@ fn the_report_names_shim_and_init_for_good() {
     let fields: Vec<_> = init.rsplit_once(") ").unwrap().1.split(' ').collect();
     assert_eq!(fields[1], started.shim_pid.to_string());
     assert_eq!(fields[19], started.init_start_time.to_string());
+    let line = fs::read_to_string(format!("/proc/{}/cmdline", started.init_pid)).unwrap();
+    assert_eq!(line.trim_end_matches('\0'), "mogok-init", "the shim's would name a path of the host");
     assert_eq!(&container.client().hello().unwrap(), started);
     let on_disk = fs::read(container.dir.path().join(file::STARTED)).unwrap();
     assert_eq!(&serde_json::from_slice::<mogok_shim::protocol::Started>(&on_disk).unwrap(), started);
