@@ -24,7 +24,7 @@ export MOGOK_ASSETS := $(ASSETS)
 CYCLES ?= 5000
 
 .PHONY: setup build release images lint test test-vm mutations faults soak security-report demo down bench \
-  bench-container bench-logs bench-deploy bench-density fuzz
+  bench-container bench-vm bench-logs bench-deploy bench-density fuzz
 
 setup:
 	@tests/setup.sh $(PACKAGES)
@@ -77,11 +77,16 @@ demo: setup release
 down:
 	@tests/demo.sh down $(RELEASE) $(ASSETS)
 
-bench: bench-container bench-density bench-logs bench-deploy
+bench: bench-container bench-vm bench-density bench-logs bench-deploy
 
 bench-container: setup release
 	@tests/setup.sh $(PEERS)
 	cargo bench -p mogok-tests --bench container
+
+# Beside crun, in a machine with cgroup v2 that is emulated: only the ratios mean something.
+bench-vm: setup
+	tests/static-shim.sh release $(RELEASE)
+	cargo run --quiet -p mogok-tests --bin mogok-vm -- $(ASSETS) --suite trixie --bench
 
 # A thousand containers: about three minutes, and 2 GiB of memory.
 bench-density: setup release

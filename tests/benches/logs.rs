@@ -128,7 +128,7 @@ impl Bench {
         Ok(vec![
             Row {
                 figure: figure.to_owned(),
-                unit: "MB/s",
+                unit: "MB/s".into(),
                 ours,
                 peer: Some("cat".to_owned()),
                 peer_value: Some(floor),

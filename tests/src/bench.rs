@@ -1,18 +1,19 @@
 //! Benchmarks: ours and the peer alternate in one run, medians are compared, the table is printed and
 //! written to `target/bench/NAME.json`. A benchmark reports; it never fails for being slow.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One figure.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub figure: String,
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     pub ours: f64,
     /// The program we are compared with, where there is one.
     pub peer: Option<String>,
@@ -30,7 +31,7 @@ impl Row {
     pub fn alone(figure: &str, unit: &'static str, ours: f64, aim: f64) -> Self {
         Self {
             figure: figure.to_owned(),
-            unit,
+            unit: unit.into(),
             ours,
             peer: None,
             peer_value: None,
@@ -53,7 +54,7 @@ impl Row {
         let ratio = ours / value;
         Self {
             figure: figure.to_owned(),
-            unit,
+            unit: unit.into(),
             ours,
             peer: Some(peer.to_owned()),
             peer_value: Some(value),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+pub mod bench;
 mod disk;
 mod machine;
 pub mod mutations;
@@ -26,7 +27,7 @@ use crate::program::run;
 
 /// The machines: Debian's suites, each with its kernel. bookworm has 6.1, trixie 6.12.
 pub const SUITES: [&str; 2] = ["bookworm", "trixie"];
-/// A whole machine, with all its programs, or so much for each of them: five times what two cores take that do much
+/// A whole machine, with all its programs, or so much for each of them: six times what two cores take that do much
 /// else. Only a machine that hangs takes as long; each wait of a test has a bound of its own.
 const LONGEST: Duration = Duration::from_secs(3000);
 const LONGEST_EACH: Duration = Duration::from_secs(180);
@@ -56,7 +57,7 @@ pub fn test(assets: &Path, suites: &[String], only: &[String], filter: Option<&s
     let disks = disk::make(workspace, &work, &programs)?;
     let mut bases = Vec::new();
     for suite in suites {
-        bases.push((suite.clone(), base(workspace, assets, suite)?));
+        bases.push((suite.clone(), base(workspace, assets, suite, &[])?));
     }
     thread::scope(|scope| {
         let programs = &programs;
@@ -87,11 +88,13 @@ pub fn test(assets: &Path, suites: &[String], only: &[String], filter: Option<&s
     })
 }
 
-/// The suite's kernel and root file system, made unless they are there.
-fn base(workspace: &Path, assets: &Path, suite: &str) -> Result<PathBuf> {
-    let dir = assets.join("vm").join(suite);
+/// The suite's kernel and root file system, made unless they are there; a machine of its own for each choice of
+/// packages besides.
+fn base(workspace: &Path, assets: &Path, suite: &str, packages: &[&str]) -> Result<PathBuf> {
+    let name = [&[suite], packages].concat().join("-");
+    let dir = assets.join("vm").join(name);
     let script = workspace.join("tests/vm/base.sh");
-    run(&script.to_string_lossy(), &[suite, &dir.to_string_lossy()])?;
+    run(&script.to_string_lossy(), &[&[suite, &dir.to_string_lossy()], packages].concat())?;
     Ok(dir)
 }
 
@@ -175,7 +178,8 @@ mod tests {
 
     fn outcome_of(said: &str) -> Outcome {
         let tests = ["a", "b"].map(str::to_owned).to_vec();
-        let program = Program { name: "p".into(), path: "/p".into(), tests, variable: None, filter: None };
+        let program =
+            Program { name: "p".into(), path: "/p".into(), tests, variables: Vec::new(), filter: None };
         let programs = Programs { tests: vec![program], started: Vec::new(), old_shim: "/s".into() };
         let mut reading = Reading::default();
         reading.read(said);

@@ -1,17 +1,19 @@
 #!/bin/bash
-# base.sh SUITE DIR : makes the machine of a Debian suite, unless DIR has the one that this very script makes:
-# its cloud kernel (vmlinuz) and an ext4 root file system (root.img) with that suite's userland. Packages are
-# unpacked, not configured: there is no systemd in it.
+# base.sh SUITE DIR [PACKAGE...] : makes the machine of a Debian suite, unless DIR has the one that this very script
+# makes: its cloud kernel (vmlinuz) and an ext4 root file system (root.img) with that suite's userland, and with
+# the packages named. Packages are unpacked, not configured: there is no systemd in it.
 set -euo pipefail
 
 suite=$1 dir=$2
+shift 2
 here=$(cd "$(dirname "$0")" && pwd)
-made_by=$(cat "$here/base.sh" "$here/handover" | sha256sum)
+made_by=$( (cat "$here/base.sh" "$here/handover"; echo "$@") | sha256sum)
 [ "$(cat "$dir/made-by" 2>/dev/null || true)" != "$made_by" ] || exit 0
 
 # What the tests call, and what loads the kernel's modules (liblzma5: trixie's are compressed).
 packages=base-files,dash,busybox-static,coreutils,findutils,grep,sed,util-linux,mount,procps,kmod,liblzma5
 packages+=,iproute2,nftables,e2fsprogs,curl,gcc,libc6-dev,libgcc-s1,linux-image-cloud-amd64
+for package in "$@"; do packages+=,$package; done
 
 # site LABEL : the address of this machine's own mirror.
 site() {

@@ -2,7 +2,8 @@
 //! exec into one, against `runc run`, `lxc-execute` and `bwrap` in the same run; memory of an idle shim; start-up of the
 //! `mogok` command.
 //!
-//! Everything runs in a network namespace of the benchmark's own.
+//! Everything runs in a network namespace of the benchmark's own. In a virtual machine (`make bench-vm`) the first
+//! figure alone is measured, against `crun` and `runc`.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,9 +22,11 @@ use mogok_tests::bench::{self, Row, median, milliseconds};
 use mogok_tests::network::enter_own_namespace;
 use mogok_tests::platform::bin_dir;
 use mogok_tests::program::wait_until;
+use mogok_tests::vm;
 use nix::sched::{CloneFlags, unshare};
 
 mod engine;
+mod machine;
 mod peers;
 
 use engine::Engine;
@@ -43,6 +46,11 @@ fn main() -> Result<()> {
     let rootfs = engine::rootfs(dir.path())?;
     let engine = Engine::new(dir.path(), &rootfs, NAME)?;
     let peers = Peers::new(dir.path(), &rootfs, NAME)?;
+    if std::env::var_os(vm::bench::HERE).is_some() {
+        let rows = machine::rows(&engine, &peers)?;
+        engine.finish();
+        return vm::bench::tell(&rows);
+    }
     let mut rows = without_network(&engine, &peers)?;
     rows.extend(with_network(&engine, &peers, dir.path())?);
     rows.push(in_parallel(dir.path(), &rootfs)?);
@@ -62,7 +70,7 @@ fn without_network(engine: &Engine, peers: &Peers) -> Result<Vec<Row>> {
         ours.push(milliseconds(|| engine.once(Some(netns.as_fd())))?);
         own.push(milliseconds(|| engine.once(None))?);
         lxc.push(milliseconds(|| peers.lxc(&format!("plain-{round}")))?);
-        runc.push(milliseconds(|| peers.runc(&format!("{round}")))?);
+        runc.push(milliseconds(|| peers.bundle("runc", &format!("{round}")))?);
         bwrap.push(milliseconds(|| peers.bwrap())?);
     }
     let (ours, own) = (median(&mut ours), median(&mut own));

@@ -46,9 +46,10 @@ impl Peers {
         run("lxc-execute", &["-n", &name, "-f", &self.veth, "--", "/bin/true"]).map(drop)
     }
 
-    pub(super) fn runc(&self, name: &str) -> Result<()> {
+    /// By a runtime of the OCI's kind.
+    pub(super) fn bundle(&self, runtime: &str, name: &str) -> Result<()> {
         let name = format!("{}-{name}", self.name);
-        run("runc", &["run", "--bundle", &self.bundle, &name]).map(drop)
+        run(runtime, &["run", "--bundle", &self.bundle, &name]).map(drop)
     }
 
     /// Runs `work` with the name of a container that stays meanwhile.

@@ -2,6 +2,7 @@
 //! name contains a word. Ends with status 1 when a test failed.
 //! `mogok-vm ASSETS --suite SUITE --mutations FILE`: which of them miss a limit that is not written, as a table
 //! in the place of the last one of a Markdown file.
+//! `mogok-vm ASSETS --suite SUITE --bench`: the container benchmark, beside crun and runc.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,16 +18,22 @@ fn main() -> Result<ExitCode> {
     let mut only = Vec::new();
     let mut mutations = None;
     let mut filter = None;
+    let mut bench = false;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--suite" => suites.push(arguments.next().context("--suite needs one of bookworm, trixie")?),
             "--test" => filter = Some(arguments.next().context("--test needs a word")?),
             "--mutations" => mutations = Some(arguments.next().context("--mutations needs a file")?),
+            "--bench" => bench = true,
             _ => only.push(argument),
         }
     }
     if suites.is_empty() {
         suites = vm::SUITES.map(str::to_owned).to_vec();
+    }
+    if bench {
+        vm::bench::write(&assets, &suites[0])?;
+        return Ok(ExitCode::SUCCESS);
     }
     if let Some(file) = mutations {
         vm::mutations::write(&assets, &suites[0], Path::new(&file))?;

@@ -70,7 +70,8 @@ fn table(assets: &Path, suite: &str) -> Result<String> {
     let work = workspace.join("target/vm/mutations");
     fs::create_dir_all(&work)?;
     let disks = disk::make(workspace, &work, &programs)?;
-    let reading = on_machine(suite, &base(workspace, assets, suite)?, &disks, &work.join(suite), &programs)?;
+    let reading =
+        on_machine(suite, &base(workspace, assets, suite, &[])?, &disks, &work.join(suite), &programs)?;
 
     let sound = section(&reading, PROGRAM)?;
     ensure!(sound.status == Some(0), "the tests fail without any mutation:\n{}", sound.text);

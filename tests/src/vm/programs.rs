@@ -1,4 +1,5 @@
-//! Which test programs there are, and which tests are in each: asked of cargo and of the programs.
+//! Which test programs there are, and which tests are in each: asked of cargo and of the programs. Or the one that
+//! measures.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,6 +32,8 @@ const ELSEWHERE: [(&str, &[&str]); 4] = [
     ),
 ];
 
+const OLD_SHIM: &str = "target/debug/protocol-1/mogok-shim";
+
 /// A test program and the tests it must report.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -38,8 +41,8 @@ pub(super) struct Program {
     pub(super) name: String,
     pub(super) path: PathBuf,
     pub(super) tests: Vec<String>,
-    /// `NAME=value` for its environment.
-    pub(super) variable: Option<String>,
+    /// Each a `NAME=value` for its environment.
+    pub(super) variables: Vec<String>,
     /// Only tests whose name contains this.
     pub(super) filter: Option<String>,
 }
@@ -48,7 +51,7 @@ impl Program {
     /// The words that run it.
     pub(super) fn command(&self) -> Vec<String> {
         let mut words = vec!["env".to_owned()];
-        words.extend(self.variable.clone());
+        words.extend(self.variables.clone());
         words.extend([self.path.display().to_string(), "--show-output".to_owned()]);
         words.extend(self.filter.clone());
         words.extend(left_out(&self.name).iter().flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]));
@@ -58,7 +61,7 @@ impl Program {
     /// The same under another name, with a variable in its environment.
     pub(super) fn with(&self, name: String, variable: String) -> Self {
         let (path, tests, filter) = (self.path.clone(), self.tests.clone(), self.filter.clone());
-        Self { name, path, tests, variable: Some(variable), filter }
+        Self { name, path, tests, variables: vec![variable], filter }
     }
 
     /// Only tests whose name contains the word.
@@ -100,28 +103,10 @@ impl Programs {
 
     /// Builds what `choice` names to cargo, and takes the programs whose name contains one of `only`.
     pub(super) fn build_of(workspace: &Path, choice: &[&str], only: &[String]) -> Result<Self> {
-        let built = Command::new(env!("CARGO"))
-            .current_dir(workspace)
-            .args(["test", "--no-run"])
-            .args(choice)
-            .args(["--message-format", "json-render-diagnostics"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .context("cannot run cargo")?;
-        ensure!(built.status.success(), "the test programs do not build");
-        let mut programs = Self {
-            tests: Vec::new(),
-            started: Vec::new(),
-            old_shim: workspace.join("target/debug/protocol-1/mogok-shim"),
-        };
-        for line in text(&built.stdout).lines() {
-            let message: Message = serde_json::from_str(line).context("cargo's messages have changed")?;
-            let (Some(manifest), Some(target), Some(path)) =
-                (message.manifest_path, message.target, message.executable)
-            else {
-                continue;
-            };
+        let built = cargo(workspace, &[&["test"], choice].concat())?;
+        let mut programs =
+            Self { tests: Vec::new(), started: Vec::new(), old_shim: workspace.join(OLD_SHIM) };
+        for Built { manifest, target, path } in built {
             let Some(of) = CRATES.iter().find(|of| manifest == workspace.join(of).join("Cargo.toml")) else {
                 continue;
             };
@@ -131,7 +116,13 @@ impl Programs {
                     if only.is_empty() || only.iter().any(|word| name.contains(word)) {
                         let mut tests = tests_of(&path)?;
                         tests.retain(|test| !left_out(&name).iter().any(|of| test.starts_with(of)));
-                        programs.tests.push(Program { name, path, tests, variable: None, filter: None });
+                        programs.tests.push(Program {
+                            name,
+                            path,
+                            tests,
+                            variables: Vec::new(),
+                            filter: None,
+                        });
                     }
                 }
                 // Once as a program, and once as a program of its unit tests.
@@ -147,6 +138,49 @@ impl Programs {
         programs.tests.sort_by(|one, two| one.name.cmp(&two.name));
         Ok(programs)
     }
+
+    /// The benchmark of that name, with the release shim that `make bench-vm` has put there, and a word in the
+    /// environment. libtest's arguments mean nothing to it.
+    pub(super) fn benchmark(workspace: &Path, name: &str, variable: &str) -> Result<Self> {
+        let built = cargo(workspace, &["bench", "-p", "mogok-tests", "--bench", name])?;
+        let is_it = |built: &&Built| built.target.name == name && built.target.kind == ["bench"];
+        let path = built.iter().find(is_it).context("cargo built no benchmark")?.path.clone();
+        let release = workspace.join("target/release");
+        let variables = vec![format!("MOGOK_BIN_DIR={}", release.display()), variable.to_owned()];
+        let program = Program { name: name.to_owned(), path, tests: Vec::new(), variables, filter: None };
+        let old_shim = workspace.join(OLD_SHIM);
+        Ok(Self { tests: vec![program], started: vec![release.join("mogok-shim")], old_shim })
+    }
+}
+
+/// Something that cargo built and that can be executed.
+struct Built {
+    manifest: PathBuf,
+    target: Target,
+    path: PathBuf,
+}
+
+/// Builds what the words name, without running it.
+fn cargo(workspace: &Path, words: &[&str]) -> Result<Vec<Built>> {
+    let built = Command::new(env!("CARGO"))
+        .current_dir(workspace)
+        .args(words)
+        .args(["--no-run", "--message-format", "json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(built.status.success(), "cargo {} failed", words.join(" "));
+    let mut all = Vec::new();
+    for line in text(&built.stdout).lines() {
+        let message: Message = serde_json::from_str(line).context("cargo's messages have changed")?;
+        if let (Some(manifest), Some(target), Some(path)) =
+            (message.manifest_path, message.target, message.executable)
+        {
+            all.push(Built { manifest, target, path });
+        }
+    }
+    Ok(all)
 }
 
 /// Beginnings of names of tests that a machine need not run.
