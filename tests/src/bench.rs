@@ -48,6 +48,16 @@ impl Row {
         Self { aim: format!(">= {aim} {unit}"), aim_met, ..Self::alone(figure, unit, ours, aim) }
     }
 
+    /// What a part of another figure takes; nothing is aimed at.
+    #[must_use]
+    pub fn part(figure: &str, unit: &'static str, value: f64) -> Self {
+        Self {
+            aim: "none: part of the above".to_owned(),
+            aim_met: true,
+            ..Self::alone(figure, unit, value, value)
+        }
+    }
+
     /// A figure beside a peer's, met when ours is at most `times` the peer's.
     #[must_use]
     pub fn against(figure: &str, unit: &'static str, ours: f64, peer: &str, value: f64, times: f64) -> Self {

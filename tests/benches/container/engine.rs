@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -54,6 +54,14 @@ pub(super) fn rootfs(dir: &Path) -> Result<PathBuf> {
     Ok(rootfs)
 }
 
+/// The shim up to where it looks at its arguments.
+pub(super) fn shim_alone() -> Result<()> {
+    let mut shim = Command::new(bin_dir().join("mogok-shim"));
+    let status = shim.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    ensure!(status.code() == Some(2), "it ended with {status}");
+    Ok(())
+}
+
 impl Engine {
     /// `name` is that of its cgroup root.
     pub(super) fn new(dir: &Path, rootfs: &Path, name: &str) -> Result<Self> {
@@ -80,6 +88,12 @@ impl Engine {
         let container = self.start(&["/bin/true"], netns)?;
         let exit = self.end(container)?;
         ensure!(exit == Some(0), "exit status {exit:?}");
+        Ok(())
+    }
+
+    /// The cgroups of a container and nothing else.
+    pub(super) fn cgroups_alone(&self) -> Result<()> {
+        self.cgroups.create(&InstanceId::new(), &Limits::app())?.remove()?;
         Ok(())
     }
 

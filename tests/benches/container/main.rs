@@ -65,6 +65,7 @@ fn without_network(engine: &Engine, peers: &Peers) -> Result<Vec<Row>> {
     // As the agent has them: made while nobody waits.
     let mut ready = (0..ROUNDS).map(|_| namespace()).collect::<Result<Vec<_>>>()?;
     let (mut ours, mut own, mut lxc, mut runc, mut bwrap) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut cgroups, mut shim, mut kernel) = (vec![], vec![], vec![]);
     for round in 0..ROUNDS {
         let netns = ready.pop().context("no namespace is left")?;
         ours.push(milliseconds(|| engine.once(Some(netns.as_fd())))?);
@@ -72,6 +73,9 @@ fn without_network(engine: &Engine, peers: &Peers) -> Result<Vec<Row>> {
         lxc.push(milliseconds(|| peers.lxc(&format!("plain-{round}")))?);
         runc.push(milliseconds(|| peers.bundle("runc", &format!("{round}")))?);
         bwrap.push(milliseconds(|| peers.bwrap())?);
+        cgroups.push(milliseconds(|| engine.cgroups_alone())?);
+        shim.push(milliseconds(engine::shim_alone)?);
+        kernel.push(milliseconds(|| peers.namespaces())?);
     }
     let (ours, own) = (median(&mut ours), median(&mut own));
     let figure = "create -> exec -> exit -> removed, no network";
@@ -81,6 +85,9 @@ fn without_network(engine: &Engine, peers: &Peers) -> Result<Vec<Row>> {
         Row::against(figure, "ms", ours, "runc", median(&mut runc), 0.125),
         Row::against(figure, "ms", ours, "bwrap", median(&mut bwrap), 1.0),
         Row::alone("the same, network namespace made on the way", "ms", own, 3.0),
+        Row::part("cgroups with limits, made and removed", "ms", median(&mut cgroups)),
+        Row::part("the shim executed, to its usage message", "ms", median(&mut shim)),
+        Row::part("unshare(1): the namespaces and nothing else", "ms", median(&mut kernel)),
     ])
 }
 

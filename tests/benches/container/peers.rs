@@ -72,6 +72,13 @@ impl Peers {
         run("runc", &["exec", name, "/bin/true"]).map(drop)
     }
 
+    /// What the kernel takes for the namespaces, with the three programs that ask for them.
+    pub(super) fn namespaces(&self) -> Result<()> {
+        let kinds = ["--user", "--map-root-user", "--pid", "--mount", "--net", "--ipc", "--uts", "--cgroup"];
+        let busybox = format!("{}/bin/true", self.rootfs);
+        run("unshare", &[&kinds[..], &["--fork", &busybox]].concat()).map(drop)
+    }
+
     pub(super) fn bwrap(&self) -> Result<()> {
         let root = ["--unshare-all", "--ro-bind", &self.rootfs, "/"];
         let rest = ["--proc", "/proc", "--dev", "/dev", "/bin/true"];
