@@ -12,7 +12,7 @@
 //! | `GET /v1/tokens`, `DELETE /v1/tokens/{id}` | -> `[Token]` | |
 //! | `POST /v1/apps`, `GET /v1/apps` | [`NewApp`] -> [`App`], -> `[App]` | |
 //! | `GET, DELETE /v1/apps/{app}` | -> [`App`] | |
-//! | `GET, PATCH /v1/apps/{app}/config` | [`ConfigChange`] -> [`Config`] | a change makes a release |
+//! | `GET, PATCH /v1/apps/{app}/config` | [`ConfigChange`] -> [`Configured`]; -> [`Config`] | a change makes a release |
 //! | `POST, GET /v1/apps/{app}/builds` | [`NewBuild`] -> [`Build`], -> `[Build]` | |
 //! | `GET /v1/apps/{app}/builds/{id}` | -> [`Build`] | |
 //! | `GET /v1/apps/{app}/builds/{id}/log?after=N&follow=BOOL` | -> NDJSON of [`LogLine`] | ends with the build |
@@ -116,6 +116,15 @@ pub type Config = BTreeMap<ConfigVar, String>;
 
 /// `null` unsets a variable.
 pub type ConfigChange = BTreeMap<ConfigVar, Option<String>>;
+
+/// What a change of config vars led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Configured {
+    pub config: Config,
+    /// Of the release that was made of it, when the app runs and there was a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy: Option<Deploy>,
+}
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NewBuild {

@@ -9,6 +9,8 @@ pub mod control;
 pub mod error;
 pub mod id;
 pub mod instance;
+#[cfg(feature = "linger")]
+pub mod linger;
 pub mod name;
 pub mod openapi;
 pub mod route;

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use mogok_api::linger::Lingering;
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -143,7 +144,7 @@ impl Progress {
 /// A request's body on its way to an instance: the client's, or none.
 #[derive(Debug, Default)]
 pub struct RequestBody {
-    inner: Option<(Incoming, Arc<Progress>)>,
+    inner: Option<(Lingering<Incoming>, Arc<Progress>)>,
 }
 
 impl RequestBody {
@@ -154,7 +155,7 @@ impl RequestBody {
             return (Self::default(), None);
         }
         let progress = Arc::new(Progress::new());
-        (Self { inner: Some((incoming, Arc::clone(&progress))) }, Some(progress))
+        (Self { inner: Some((Lingering::new(incoming), Arc::clone(&progress))) }, Some(progress))
     }
 }
 

@@ -15,6 +15,7 @@ use chrono::Utc;
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use mogok_api::linger::Lingering;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,9 +108,11 @@ impl Proxy {
             None if health::is_asked(peer, name, &request) => health::page(self).map(RouterBody::page),
             None => {
                 self.counts.unknown_host.fetch_add(1, Ordering::Relaxed);
+                let (parts, body) = request.into_parts();
+                drop(Lingering::new(body));
                 // Without any table it is not known what is unknown.
                 let fault = if ready { Fault::UnknownHost } else { Fault::Platform };
-                fault.page(request.headers()).map(RouterBody::page)
+                fault.page(&parts.headers).map(RouterBody::page)
             }
         }
     }

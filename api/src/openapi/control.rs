@@ -6,8 +6,8 @@ use utoipa::openapi::schema::Type;
 
 use super::document::{Document, Route};
 use crate::control::{
-    Account, App, Build, Config, ConfigChange, Credentials, Deploy, Formation, LogLine, NewApp, NewBuild,
-    Platform, Process, Release, Rollback, Session, Token,
+    Account, App, Build, Config, ConfigChange, Configured, Credentials, Deploy, Formation, LogLine, NewApp,
+    NewBuild, Platform, Process, Release, Rollback, Session, Token,
 };
 
 /// The OpenAPI document of the public API.
@@ -30,7 +30,7 @@ pub fn control() -> OpenApi {
         .route(
             Patch,
             "/v1/apps/{app}/config",
-            Route::new("Set config vars; null unsets").body::<ConfigChange>().reply::<Config>(),
+            Route::new("Set config vars; null unsets").body::<ConfigChange>().reply::<Configured>(),
         )
         .route(Post, "/v1/apps/{app}/builds", Route::new("Start a build").body::<NewBuild>().reply::<Build>())
         .route(Get, "/v1/apps/{app}/builds", Route::new("Builds, newest first").list::<Build>())

@@ -1,11 +1,12 @@
 //! `config list|get|set|unset`. A change makes a new release; a running app moves to it.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use mogok_api::control::{Config as Vars, ConfigChange};
+use mogok_api::control::{Config as Vars, ConfigChange, Configured};
 use mogok_api::name::ConfigVar;
 
 use crate::context::Context;
+use crate::progress;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
@@ -45,13 +46,26 @@ pub(crate) fn config(context: &Context, command: Config) -> Result<()> {
         }
         Config::Set { pairs } => {
             let change: ConfigChange = pairs.into_iter().map(|(name, value)| (name, Some(value))).collect();
-            context.output.show(&client.patch::<Vars>(&path, &change)?, lines)
+            change_vars(context, &change)
         }
         Config::Unset { names } => {
             let change: ConfigChange = names.into_iter().map(|name| (name, None)).collect();
-            context.output.show(&client.patch::<Vars>(&path, &change)?, lines)
+            change_vars(context, &change)
         }
     }
+}
+
+/// Changes them, and waits until the app runs with them, if it runs.
+fn change_vars(context: &Context, change: &ConfigChange) -> Result<()> {
+    let client = context.client()?;
+    let app = context.app()?;
+    let made: Configured = client.patch(&format!("/v1/apps/{app}/config"), change)?;
+    context.output.show(&made.config, lines)?;
+    if let Some(deploy) = made.deploy {
+        progress::wait(&client, &app, deploy)
+            .context("the vars are set in a new release, which does not run: 'mogok rollback' goes back")?;
+    }
+    Ok(())
 }
 
 fn lines(vars: &Vars) -> String {

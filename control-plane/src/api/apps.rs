@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use mogok_api::control::{App, Config, ConfigChange, NewApp};
+use mogok_api::control::{App, Config, ConfigChange, Configured, NewApp};
 
+use super::deploys;
 use super::extract::{Body, Caller, OwnApp};
 use super::reply::Failed;
 use crate::apps;
@@ -61,9 +62,8 @@ pub(super) async fn configure(
     State(state): State<AppState>,
     own: OwnApp,
     Body(change): Body<ConfigChange>,
-) -> Result<Json<Config>, Failed> {
-    let config = state.store.configure_app(own.app.id, &change).await?;
-    state.wake.reconcile.wake();
-    state.wake.deploys.wake();
-    Ok(Json(config))
+) -> Result<Json<Configured>, Failed> {
+    let (config, deploy) = state.store.configure_app(own.app.id, &change).await?;
+    let deploy = deploy.map(|row| deploys::changed(&state, row).0);
+    Ok(Json(Configured { config, deploy }))
 }

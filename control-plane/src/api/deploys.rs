@@ -40,7 +40,7 @@ fn shown(row: DeployRow) -> Deploy {
 }
 
 /// The answer to a change of what is wanted.
-fn changed(state: &AppState, row: DeployRow) -> Json<Deploy> {
+pub(super) fn changed(state: &AppState, row: DeployRow) -> Json<Deploy> {
     tracing::info!(app = %row.app, deploy = %row.id, action = %row.action, "deploy requested");
     state.wake.reconcile.wake();
     state.wake.deploys.wake();

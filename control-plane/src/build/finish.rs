@@ -137,7 +137,9 @@ async fn fetch(state: &AppState, node: NodeId, package: &Digest) -> Result<u64, 
         let file = images.open_blob(&digest)?;
         unpack::judge(file, bytes, &UnpackLimits::package()).map_err(|error| {
             let why = one_line(&error.to_string());
-            StepError::Failed(format!("the package cannot be unpacked: {why}; push without it"))
+            StepError::Failed(format!(
+                "the package cannot be unpacked: {why}; change the repository, or what its build makes"
+            ))
         })?;
         Ok(bytes)
     })

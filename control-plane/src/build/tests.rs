@@ -253,7 +253,7 @@ async fn what_a_node_would_not_unpack_is_no_release() {
         (b"no archive at all".to_vec(), "the build wrote something that is no package"),
         (
             package_of("etc", "x"),
-            "the package cannot be unpacked: archive entry etc: it does not lie below app/; push without it",
+            "the package cannot be unpacked: archive entry etc: it does not lie below app/; change the repository",
         ),
     ] {
         platform.agent.end_with(Ending::Package(package));

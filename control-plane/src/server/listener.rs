@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use mogok_api::error::{ApiError, ErrorCode};
+use mogok_api::linger::Lingering;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -101,7 +102,7 @@ pub(super) async fn run(state: AppState, listener: TcpListener, stop: Cancellati
         let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let hosts = hosts.clone();
             async move {
-                let mut request = request.map(axum::body::Body::new);
+                let mut request = request.map(|body| axum::body::Body::new(Lingering::new(body)));
                 request.extensions_mut().insert(ConnectInfo(peer));
                 Ok::<_, std::convert::Infallible>(hosts.answer(request).await)
             }

@@ -184,24 +184,29 @@ impl Store {
     ///
     /// # Errors
     /// The rule that the change breaks.
-    pub async fn configure_app(&self, app: AppId, change: &ConfigChange) -> Result<Config, WantedError> {
+    pub async fn configure_app(
+        &self,
+        app: AppId,
+        change: &ConfigChange,
+    ) -> Result<(Config, Option<DeployRow>), WantedError> {
         let mut tx = begin(self).await?;
         let row = held(&mut tx, app).await?;
         let config = changed(&row.config, change)?;
         if config == row.config {
-            return Ok(config);
+            return Ok((config, None));
         }
+        let mut deploy = None;
         write_config(&mut tx, app, &config).await?;
         if let Some(release) = current(&mut tx, &row).await? {
             let new =
                 NewRelease { description: described(&row.config, change), ..NewRelease::like(&release) };
             releases::insert(&mut tx, app, &new, &config).await?;
             if row.running {
-                deploys::insert(&mut tx, app, DeployAction::Config).await?;
+                deploy = Some(deploys::insert(&mut tx, app, DeployAction::Config).await?);
             }
         }
         commit(tx).await?;
-        Ok(config)
+        Ok((config, deploy))
     }
 
     /// The release that a rollback of the app goes to; without a number, the one before the current one.

@@ -1,7 +1,11 @@
 //! Apps, their names and limits, their config, and their end.
 
+use std::time::Duration;
+
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::Platform;
 
@@ -64,6 +68,32 @@ async fn the_apps_of_others_do_not_exist() {
     assert_eq!(p.get("/v1/apps/fugafuga", &mine).await.0, StatusCode::OK);
 }
 
+/// A proxy writes on while the answer is on its way; a connection that is reset under it is a "bad gateway".
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_sends_on() {
+    let p = Platform::start().await;
+    let body = vec![b'['; 3 << 20];
+    for (path, status) in [("/v1/apps", 401), ("/v1/login", 413), ("/v1/nothing", 404)] {
+        for _ in 0..3 {
+            let mut client = TcpStream::connect(p.address).await.unwrap();
+            let length = body.len();
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: api.mogok.localhost\r\nContent-Type: application/json\r\n\
+                 Content-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            client.write_all(head.as_bytes()).await.unwrap();
+            // Not all at once into the kernel's buffers.
+            for piece in body.chunks(1 << 16) {
+                client.write_all(piece).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn config_vars_are_set_unset_and_ruled() {
     let p = Platform::start().await;
@@ -71,8 +101,8 @@ async fn config_vars_are_set_unset_and_ruled() {
     p.create_app(&token, "fugafuga").await;
     let path = "/v1/apps/fugafuga/config";
     let patch = |body: Value| p.call(Method::PATCH, path, &token, body);
-    assert_eq!(patch(json!({"A": "1", "B": "2"})).await.1, json!({"A": "1", "B": "2"}));
-    assert_eq!(patch(json!({"A": null})).await.1, json!({"B": "2"}));
+    assert_eq!(patch(json!({"A": "1", "B": "2"})).await.1, json!({"config": {"A": "1", "B": "2"}}));
+    assert_eq!(patch(json!({"A": null})).await.1, json!({"config": {"B": "2"}}));
     for (body, status, part) in [
         (json!({"MOGOK_APP": "x"}), 400, "reserved"),
         (json!({"1A": "x"}), 400, "invalid config var name"),

@@ -57,6 +57,30 @@ async fn an_unknown_host_is_a_404_and_without_any_table_it_is_the_platforms_faul
 }
 
 #[tokio::test]
+async fn a_page_of_the_routers_reaches_a_client_that_sends_on() {
+    let stage = Stage::new(vec![alpha_in(RouteState::Crashed, vec![])]).await;
+    let body = vec![b'x'; 3 << 20];
+    for (host, expected) in [("alpha.mogok.test", "H10"), ("nobody.mogok.test", "unknown-host")] {
+        for _ in 0..3 {
+            let mut client = TcpStream::connect(stage.address).await.unwrap();
+            let length = body.len();
+            let head = format!(
+                "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            client.write_all(head.as_bytes()).await.unwrap();
+            // Not all at once into the kernel's buffers.
+            for piece in body.chunks(1 << 16) {
+                client.write_all(piece).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let mut response = String::new();
+            tokio::io::AsyncReadExt::read_to_string(&mut client, &mut response).await.unwrap();
+            assert_eq!(code(&response), Some(expected), "{response}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn h11_too_many_wait_and_h22_too_many_are_connected() {
     let app = App::script(|mut conn| async move {
         let head = conn.head().await.unwrap_or_default();

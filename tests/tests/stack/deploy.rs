@@ -72,6 +72,12 @@ fn config_rollback_and_restart_make_what_they_say() -> Result<()> {
             .is_ok_and(|after| after.len() == 1 && after[0].instance != before[0].instance)
     })?;
     assert_eq!(platform.visit(&app, "/")?.status, 200);
+
+    // What the app does not run with is said at once, and what ran goes on.
+    let refused = dev.mogok_fails(&app, &["config", "set", "RUBYOPT=-rno_such_library"])?;
+    assert!(refused.contains("mogok rollback") && refused.contains("web.1 did not come up"), "{refused}");
+    assert_eq!(platform.visit(&app, "/")?.status, 200);
+    dev.mogok(&app, &["rollback"])?;
     platform.finish()
 }
 
