@@ -269,9 +269,11 @@ fn ids(dir: &Path) -> Result<Vec<InstanceId>, LedgerError> {
     let failed = |source| LedgerError::Read { path: dir.to_owned(), source };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
-        if let Some(id) = entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            found.push(id);
-        }
+        let name = entry.map_err(failed)?.file_name();
+        // As it is written, and no other spelling: two directories must not be one instance.
+        let id =
+            name.to_str().and_then(|name| name.parse().ok().filter(|id: &InstanceId| id.to_string() == name));
+        found.extend(id);
     }
     Ok(found)
 }

@@ -12,7 +12,7 @@ made_by=$( (cat "$here/base.sh" "$here/handover"; echo "$@") | sha256sum)
 
 # What the tests call, and what loads the kernel's modules (liblzma5: trixie's are compressed).
 packages=base-files,dash,busybox-static,coreutils,findutils,grep,sed,util-linux,mount,procps,kmod,liblzma5
-packages+=,iproute2,nftables,e2fsprogs,curl,gcc,libc6-dev,libgcc-s1,linux-image-cloud-amd64
+packages+=,iproute2,nftables,e2fsprogs,curl,perl-base,gcc,libc6-dev,libgcc-s1,linux-image-cloud-amd64
 for package in "$@"; do packages+=,$package; done
 
 # site LABEL : the address of this machine's own mirror.

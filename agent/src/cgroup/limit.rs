@@ -103,6 +103,10 @@ fn write(controller: Controller, place: &Place, settings: &[Setting]) -> Result<
     Ok(())
 }
 
+/// Of the memory limit sockets may have as much again, divided by this. On v2 they have no limit of their own: what
+/// they hold is part of the container's memory.
+const SOCKET_SHARE: u64 = 4;
+
 /// Microseconds that `cpu_millis` allows in one period.
 fn quota(limits: &Limits) -> u64 {
     (u64::from(limits.cpu_millis) * CPU_PERIOD_USEC / 1000).max(CPU_QUOTA_MIN_USEC)
@@ -145,6 +149,9 @@ fn memory(version: Version, limits: &Limits) -> Vec<Setting> {
             Setting::required("memory.limit_in_bytes", limits.memory_bytes),
             // Memory and swap together; never below the limit before, so it is set second.
             Setting::where_present("memory.memsw.limit_in_bytes", both),
+            // What sockets hold, of TCP and of UDP, is counted apart, and not at all before it has a limit; without one
+            // a container could use up what the whole host has for sockets (cgroup-v1/memory.rst, 2.7.2).
+            Setting::required("memory.kmem.tcp.limit_in_bytes", limits.memory_bytes / SOCKET_SHARE),
         ],
     };
     if let (Version::V1, Some(high)) = (version, limits.memory_high_bytes) {

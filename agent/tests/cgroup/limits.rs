@@ -94,6 +94,47 @@ fn without_oom_group_the_rest_of_the_container_lives_on() {
     end(other, &neighbour);
 }
 
+/// Sockets full of packets that nobody reads: 600 of some 400 KB each.
+const SOCKETS: &str = r#"exec perl -e 'use Socket; $| = 1;
+for (1..600) {
+  socket(my $s, AF_INET, SOCK_DGRAM, 0) or die; setsockopt($s, SOL_SOCKET, SO_RCVBUF, pack("i", 4 << 20));
+  bind($s, sockaddr_in(0, INADDR_LOOPBACK)) or die; my $to = getsockname($s); push @kept, $s;
+  send($s, "x" x 60000, MSG_DONTWAIT, $to) for (1..20);
+}
+$0 = "filled"; sleep 1000'"#;
+
+#[test]
+fn what_sockets_hold_is_limited() {
+    let Some(root) = Root::new("sockets") else { return };
+    let limits = small();
+    let (_, cgroup) = root.create(&limits);
+    // Of the host; in pages, and given back a little at a time.
+    let held = || {
+        let stat = std::fs::read_to_string("/proc/net/sockstat").unwrap();
+        let line = stat.lines().find(|line| line.starts_with("UDP:")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let before = held();
+    let mut child = run_in(&cgroup, SOCKETS);
+    let comm = format!("/proc/{}/comm", child.id());
+    let mut most = 0;
+    let begun = Instant::now();
+    // To the end, or until it was killed for it; on v2 it is slowed down so much that it does not come there.
+    while alive(&mut child) && begun.elapsed() < Duration::from_secs(8) {
+        let filled = std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n");
+        most = most.max(held().saturating_sub(before));
+        if filled {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let killed = cgroup.oom_kills().unwrap();
+    cgroup.remove().unwrap();
+    let status = child.wait().unwrap();
+    assert!(most > 1 << 20 || killed > 0, "{most} bytes were held; the program: {status}");
+    assert!(most < limits.memory_bytes * 5 / 4, "{most} bytes beside a limit of {}", limits.memory_bytes);
+}
+
 #[test]
 fn want_of_memory_ends_the_container_as_one_where_the_kernel_can() {
     let Some(root) = Root::new("group") else { return };

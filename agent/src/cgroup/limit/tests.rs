@@ -66,6 +66,7 @@ fn what_was_asked_for_besides_is_set() {
         [
             Setting::required("memory.limit_in_bytes", 512 << 20),
             Setting::where_present("memory.memsw.limit_in_bytes", 576 << 20),
+            Setting::required("memory.kmem.tcp.limit_in_bytes", 128 << 20),
             Setting::required("memory.high", 100 << 20)
         ]
     );
