@@ -4,7 +4,7 @@
 //! that follows is woken and reads on from its place, so a slow one costs no memory, and snapshot and
 //! live lines meet without a gap or a repetition. What survives `kill -9` needs no fsync, so none is made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,8 @@ use segments::Segments;
 /// Logs that are kept open at once; the least recently used one is closed, so that hundreds of apps
 /// do not need hundreds of descriptors.
 const MAX_OPEN: usize = 128;
+/// Removed logs that are remembered; what comes late of others goes with the next collection.
+const MAX_REMOVED: usize = 256;
 /// Lines that one read answers with at most.
 const MAX_READ: usize = 10_000;
 
@@ -110,6 +112,8 @@ struct Open {
     /// Grows with every use; the smallest is the least recently used.
     clock: u64,
     logs: HashMap<LogKey, (u64, Arc<Log>)>,
+    /// The last that were removed, oldest first: lines of theirs that come late make no new log.
+    removed: VecDeque<LogKey>,
 }
 
 /// One open log.
@@ -161,7 +165,11 @@ impl LogStore {
     /// # Errors
     /// When the file cannot be written; lines before the failure may have been kept, whole.
     pub fn append_all(&self, key: impl Into<LogKey>, lines: &[NewLine]) -> Result<u64, LogError> {
-        let log = self.log(key.into())?;
+        let key = key.into();
+        if lock(&self.inner.open).removed.contains(&key) {
+            return Ok(0);
+        }
+        let log = self.log(key)?;
         let mut segments = lock(&log.segments);
         let result = segments.append(lines);
         let seq = segments.last_seq();
@@ -247,6 +255,12 @@ impl LogStore {
     pub fn remove(&self, key: impl Into<LogKey>) -> Result<(), LogError> {
         let key = key.into();
         let mut open = lock(&self.inner.open);
+        if !open.removed.contains(&key) {
+            if open.removed.len() >= MAX_REMOVED {
+                open.removed.pop_front();
+            }
+            open.removed.push_back(key);
+        }
         if let Some((_, log)) = open.logs.remove(&key) {
             lock(&log.segments).abandon();
             log.tail.send_modify(|tail| tail.closed = true);

@@ -189,6 +189,8 @@ async fn a_removed_log_is_gone_and_ends_its_followers() {
     assert!(follower.next().await.unwrap().is_none());
     assert!(store.keys().unwrap().is_empty());
     store.remove(app).unwrap();
+    put(&store, app, "late");
+    assert!(store.keys().unwrap().is_empty(), "a late line made the log anew");
 }
 
 #[tokio::test]
