@@ -34,7 +34,7 @@ const LONGEST_EACH: Duration = Duration::from_secs(180);
 /// One program on it.
 const LONGEST_PROGRAM: Duration = Duration::from_secs(1500);
 /// How often a machine is started whose kernel dies under its tests: an emulated processor that runs code which the
-/// kernel is just patching ends so, once in some tens of runs (`docs/adr/0005`). Told aloud; a test that fails is not
+/// kernel is just patching probably ended so once (`docs/adr/0005`). Told aloud; a test that fails is not
 /// run again, nor a machine that hangs.
 const LIVES: u32 = 2;
 
