@@ -13,7 +13,7 @@ use memchr::memchr_iter;
 use super::clock;
 use super::lines::{Lines, Piece};
 use super::log_files::{FRAME, LogFiles};
-use super::rate::{Dropped, Rate, UNCAPPED};
+use super::rate::{Dropped, Rate, Reason};
 use crate::spec::Log;
 
 /// Records are written together, up to this many bytes; usually and in a flood that is kept.
@@ -122,7 +122,7 @@ impl Writer {
         if self.rate.admit(bytes, self.now) {
             self.put(stream, piece, line);
         } else {
-            self.rate.drop(1, line.len() as u64, self.now);
+            self.rate.drop(Reason::Rate, 1, line.len() as u64, self.now);
             self.dropping = true;
         }
     }
@@ -143,19 +143,20 @@ impl Writer {
     }
 
     fn notice(&mut self, last: bool) {
-        if let Some(dropped) = self.rate.notice(self.now, last) {
-            let Dropped { lines, bytes } = dropped;
+        for (reason, Dropped { lines, bytes }) in self.rate.notice(self.now, last) {
             let mut line = format!("mogok: {lines} lines ({bytes} bytes) of output dropped: ");
             // Writing to a String does not fail.
-            let _ = match self.rate.bytes_per_second() {
-                UNCAPPED => write!(line, "the log could not be written"),
-                rate => write!(line, "the log keeps {rate} bytes a second"),
+            let _ = match reason {
+                Reason::Rate => {
+                    write!(line, "the log keeps {} bytes a second", self.rate.bytes_per_second())
+                }
+                Reason::Disk => write!(line, "the disk of the node did not take them"),
             };
             self.flush();
             self.put(Stream::Stderr, Piece::Full, line.as_bytes());
             if self.files.append(&self.batch) < self.batch.len() {
-                // A full disk: told later, with what is dropped until then.
-                self.rate.drop(lines, bytes, self.now);
+                // Told later, with what is dropped until then.
+                self.rate.drop(reason, lines, bytes, self.now);
             }
             self.batch.clear();
         }
@@ -167,7 +168,8 @@ impl Writer {
             if kept < self.batch.len() {
                 // A full disk: the program goes on, and the next notice counts these too.
                 let lost = &self.batch[kept..];
-                self.rate.drop(memchr_iter(b'\n', lost).count() as u64, lost.len() as u64, self.now);
+                let lines = memchr_iter(b'\n', lost).count() as u64;
+                self.rate.drop(Reason::Disk, lines, lost.len() as u64, self.now);
             }
             self.batch.clear();
         }

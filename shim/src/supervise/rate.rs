@@ -9,13 +9,23 @@ const BURST: u64 = 16 << 10;
 /// Between two lines that tell what was dropped.
 const NOTICE: Duration = Duration::from_secs(1);
 
+/// Why output was not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// More came than the rate.
+    Rate,
+    /// The log could not be written.
+    Disk,
+}
+
 /// A bucket that holds a second's worth.
 #[derive(Debug)]
 pub(crate) struct Rate {
     bytes_per_second: u64,
     tokens: u64,
     refilled: Instant,
-    dropped: Dropped,
+    /// By [`Reason`].
+    dropped: [Dropped; 2],
     /// When the first of `dropped` was.
     since: Option<Instant>,
 }
@@ -30,7 +40,7 @@ pub(crate) struct Dropped {
 impl Rate {
     pub(crate) fn new(bytes_per_second: u64, now: Instant) -> Self {
         let tokens = bytes_per_second.max(BURST);
-        Self { bytes_per_second, tokens, refilled: now, dropped: Dropped::default(), since: None }
+        Self { bytes_per_second, tokens, refilled: now, dropped: Default::default(), since: None }
     }
 
     pub(crate) fn bytes_per_second(&self) -> u64 {
@@ -51,10 +61,11 @@ impl Rate {
         admitted
     }
 
-    /// Counts what was not kept, for whatever reason.
-    pub(crate) fn drop(&mut self, lines: u64, bytes: u64, now: Instant) {
-        self.dropped.lines += lines;
-        self.dropped.bytes += bytes;
+    /// Counts what was not kept.
+    pub(crate) fn drop(&mut self, reason: Reason, lines: u64, bytes: u64, now: Instant) {
+        let dropped = &mut self.dropped[reason as usize];
+        dropped.lines += lines;
+        dropped.bytes += bytes;
         self.since.get_or_insert(now);
     }
 
@@ -64,12 +75,22 @@ impl Rate {
     }
 
     /// What to tell now, once.
-    pub(crate) fn notice(&mut self, now: Instant, last: bool) -> Option<Dropped> {
-        if self.due().is_some_and(|due| last || due <= now) {
+    pub(crate) fn notice(
+        &mut self,
+        now: Instant,
+        last: bool,
+    ) -> impl Iterator<Item = (Reason, Dropped)> + use<> {
+        let due = self.due().is_some_and(|due| last || due <= now);
+        let dropped = if due {
             self.since = None;
-            return Some(std::mem::take(&mut self.dropped));
-        }
-        None
+            std::mem::take(&mut self.dropped)
+        } else {
+            Default::default()
+        };
+        [Reason::Rate, Reason::Disk]
+            .into_iter()
+            .zip(dropped)
+            .filter(|(_, dropped)| *dropped != Dropped::default())
     }
 
     fn refill(&mut self, now: Instant) {
@@ -103,14 +124,14 @@ mod tests {
                 if rate.admit(1000, now) {
                     kept += 1000;
                 } else {
-                    rate.drop(1, 1000, now);
+                    rate.drop(Reason::Rate, 1, 1000, now);
                 }
             }
         }
         assert!((300_000..=400_000).contains(&kept), "{kept}");
-        let told = rate.notice(start + Duration::from_secs(3), false).unwrap();
-        assert_eq!(told.bytes + kept, 30_000_000);
-        assert_eq!(rate.notice(start + Duration::from_secs(9), true), None);
+        let (reason, told) = rate.notice(start + Duration::from_secs(3), false).next().unwrap();
+        assert_eq!((reason, told.bytes + kept), (Reason::Rate, 30_000_000));
+        assert_eq!(rate.notice(start + Duration::from_secs(9), true).next(), None);
     }
 
     #[test]
@@ -124,10 +145,13 @@ mod tests {
     fn a_notice_comes_once_a_second_or_at_the_end() {
         let start = Instant::now();
         let mut rate = Rate::new(1, start);
-        rate.drop(2, 20, start);
-        assert_eq!(rate.notice(start, false), None);
+        rate.drop(Reason::Rate, 2, 20, start);
+        rate.drop(Reason::Disk, 1, 10, start);
+        assert_eq!(rate.notice(start, false).next(), None);
         assert_eq!(rate.due(), Some(start + NOTICE));
-        assert_eq!(rate.notice(start, true), Some(Dropped { lines: 2, bytes: 20 }));
+        let told: Vec<_> = rate.notice(start, true).collect();
+        let dropped = |lines| Dropped { lines, bytes: lines * 10 };
+        assert_eq!(told, [(Reason::Rate, dropped(2)), (Reason::Disk, dropped(1))]);
         assert_eq!(rate.due(), None);
     }
 }
