@@ -94,8 +94,10 @@ impl Wanted {
         (!held.instances.values().any(needs)).then_some(held)
     }
 
-    async fn instances(&self) -> BTreeMap<InstanceId, Arc<InstanceSpec>> {
-        self.held.lock().await.instances.clone()
+    /// What is wanted; `None` as long as nobody has ever said.
+    async fn instances(&self) -> Option<BTreeMap<InstanceId, Arc<InstanceSpec>>> {
+        let held = self.held.lock().await;
+        held.epoch.map(|_| held.instances.clone())
     }
 }
 
@@ -166,8 +168,10 @@ impl Reconciler {
     /// Turns for good.
     pub async fn run(mut self) {
         loop {
-            let wanted = self.wanted.instances().await;
-            self.turn(wanted);
+            // An agent that was told nothing stops nothing: it may have lost its files.
+            if let Some(wanted) = self.wanted.instances().await {
+                self.turn(wanted);
+            }
             let _ = tokio::time::timeout(TURN, self.wanted.wake.notified()).await;
         }
     }

@@ -1,8 +1,8 @@
 //! The wanted set of this node and how messages change it; kept on disk so that the node goes on
 //! while the control plane is away and after a power loss.
 //!
-//! Invariant: a set changes only by a snapshot, or by a delta that starts at exactly the version
-//! held; anything else is answered "send the snapshot" and changes nothing.
+//! Invariant: a set changes only by a snapshot of another epoch or of no earlier version than the one held, or by
+//! a delta that starts at exactly that version; anything else is answered "send the snapshot" and changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +42,10 @@ impl Desired {
     pub fn apply(&mut self, message: DesiredMessage) -> Applied {
         match message {
             DesiredMessage::Snapshot { epoch, version, instances } => {
+                if self.epoch == Some(epoch) && version < self.version {
+                    // It was under way for longer than what came after it.
+                    return Applied::NeedSnapshot;
+                }
                 let mut next = Self { format: VERSION, epoch: Some(epoch), version, ..Self::default() };
                 for spec in instances {
                     let kept = self.instances.remove(&spec.id).unwrap_or_else(|| Arc::new(spec));
@@ -104,6 +108,8 @@ mod tests {
             assert_eq!(desired.apply(delta), Applied::NeedSnapshot, "{from} -> {version}");
             assert_eq!(desired, held);
         }
+        assert_eq!(desired.apply(snapshot(epoch, 2, vec![])), Applied::NeedSnapshot);
+        assert_eq!(desired, held);
         assert_eq!(desired.apply(DesiredMessage::Heartbeat { epoch, version: 3 }), Applied::Same);
     }
 
