@@ -24,6 +24,7 @@ mod removal;
 mod statistics;
 mod watch;
 
+use crate::ledger::instance_named;
 use hierarchy::Version;
 pub use hierarchy::{Controller, Hierarchies, Place};
 pub use watch::{Attention, Report, Watch, Watcher};
@@ -181,7 +182,7 @@ impl Cgroups {
             };
             for entry in entries {
                 let entry = entry.map_err(|source| CgroupError::Read { path: dir.to_owned(), source })?;
-                if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                if let Some(id) = entry.file_name().to_str().and_then(instance_named)
                     && !found.contains(&id)
                 {
                     found.push(id);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use mogok_api::id::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::uids::RANGE;
 use crate::network::{Egress, InvalidSubnet, NetworkConfig, Subnet};
 
 /// `sun_path` has 108 bytes (unix(7)); behind the state directory come
@@ -33,6 +34,12 @@ pub enum ConfigError {
     Ports(String),
     #[error(transparent)]
     Pool(#[from] InvalidSubnet),
+    #[error(
+        "--uid-base {0}: expected a multiple of {RANGE} that is not 0, so that no container has the ids of the host's users, and leaves room for one range"
+    )]
+    UidBase(u32),
+    #[error("--uid-ranges 0: no container could be given user ids")]
+    NoUidRanges,
     #[error("the agent's own program has no path")]
     Program(#[source] std::io::Error),
 }
@@ -275,8 +282,10 @@ impl Config {
                 cgroup_parent: settings.cgroup_parent,
             },
             node_id: settings.node_id,
-            uid_base: settings.uid_base.unwrap_or(1 << 28),
-            uid_ranges: settings.uid_ranges.unwrap_or(1 << 14),
+            uid_base: uid_base(settings.uid_base.unwrap_or(1 << 28))?,
+            uid_ranges: settings.uid_ranges.map_or(Ok(1 << 14), |ranges| {
+                if ranges > 0 { Ok(ranges) } else { Err(ConfigError::NoUidRanges) }
+            })?,
         })
     }
 
@@ -309,6 +318,16 @@ fn egress(text: &str) -> Result<Egress, String> {
         "deny" => Ok(Egress::Deny),
         "internet" => Ok(Egress::Internet),
         _ => Err("expected deny or internet".to_owned()),
+    }
+}
+
+/// A multiple, so that ranges of one configuration and of the next are the same or have nothing in common.
+fn uid_base(base: u32) -> Result<u32, ConfigError> {
+    let last = u32::MAX / RANGE * RANGE;
+    if base > 0 && base < last && base.is_multiple_of(RANGE) {
+        Ok(base)
+    } else {
+        Err(ConfigError::UidBase(base))
     }
 }
 
@@ -389,5 +408,10 @@ mod tests {
         for ports in ["", "1", "2-1", "0-5", "1-70000"] {
             assert!(port_range(ports).is_err(), "{ports}");
         }
+        for base in [0, 1000, RANGE + 1, u32::MAX, u32::MAX / RANGE * RANGE] {
+            assert!(matches!(uid_base(base), Err(ConfigError::UidBase(_))), "{base}");
+        }
+        assert_eq!(uid_base(RANGE).unwrap(), RANGE);
+        assert!(matches!(refused(|s| s.uid_ranges = Some(0)), ConfigError::NoUidRanges));
     }
 }

@@ -12,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 use mogok_api::id::InstanceId;
 
+use crate::debris;
+use crate::ledger::instance_named;
+
 mod ext4;
 mod sparse;
 mod template;
@@ -64,7 +67,7 @@ impl Disks {
             for entry in fs::read_dir(place).map_err(DiskError::file("list", place))? {
                 let path = entry.map_err(DiskError::file("list", place))?.path();
                 if path.extension().is_some_and(|extension| extension == "new") {
-                    fs::remove_file(&path).map_err(DiskError::file("remove", &path))?;
+                    remove(&path)?;
                 }
             }
         }
@@ -133,8 +136,7 @@ impl Disks {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(DiskError::file("list", &self.dir))? {
             let name = entry.map_err(DiskError::file("list", &self.dir))?.file_name();
-            let stem = name.to_str().and_then(|name| name.strip_suffix(".img"));
-            found.extend(stem.and_then(|stem| stem.parse::<InstanceId>().ok()));
+            found.extend(name.to_str().and_then(|name| instance_named(name.strip_suffix(".img")?)));
         }
         Ok(found)
     }
@@ -159,8 +161,5 @@ fn create_new(path: &Path) -> Result<File, DiskError> {
 }
 
 fn remove(path: &Path) -> Result<(), DiskError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(DiskError::file("remove", path)(error)),
-        _ => Ok(()),
-    }
+    debris::remove(path).map_err(DiskError::file("remove", path))
 }

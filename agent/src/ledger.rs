@@ -15,6 +15,7 @@ use mogok_api::name::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
+use crate::debris;
 use crate::instance::state::State;
 use crate::network::Allocation;
 use crate::restart::Backoff;
@@ -265,15 +266,19 @@ pub fn read_record(dir: &Path) -> Result<Record, LedgerError> {
     Ok(record)
 }
 
+/// The instance whose directory, disk or cgroup has this name: as ids are written, and no other spelling, for two
+/// names must not be one instance.
+#[must_use]
+pub fn instance_named(name: &str) -> Option<InstanceId> {
+    name.parse().ok().filter(|id: &InstanceId| id.to_string() == name)
+}
+
 fn ids(dir: &Path) -> Result<Vec<InstanceId>, LedgerError> {
     let failed = |source| LedgerError::Read { path: dir.to_owned(), source };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        // As it is written, and no other spelling: two directories must not be one instance.
-        let id =
-            name.to_str().and_then(|name| name.parse().ok().filter(|id: &InstanceId| id.to_string() == name));
-        found.extend(id);
+        found.extend(name.to_str().and_then(instance_named));
     }
     Ok(found)
 }
@@ -288,12 +293,7 @@ fn make_dir(path: &Path) -> Result<(), LedgerError> {
 }
 
 fn remove_dir(path: &Path) -> Result<(), LedgerError> {
-    match std::fs::remove_dir_all(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(LedgerError::Write { path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
+    debris::remove(path).map_err(|source| LedgerError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -347,6 +347,21 @@ mod tests {
         ledger.store(&record).unwrap();
         std::fs::write(ledger.dir(record.id()).join(RECORD), earlier.to_string()).unwrap();
         assert_eq!(ledger.load(record.id()).unwrap(), record);
+    }
+
+    #[test]
+    fn what_lies_where_a_record_belongs_is_an_error_and_can_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let (file, fifo) = (InstanceId::new(), InstanceId::new());
+        std::fs::write(ledger.dir(file), "").unwrap();
+        std::fs::create_dir(ledger.dir(fifo)).unwrap();
+        nix::unistd::mkfifo(&ledger.dir(fifo).join(RECORD), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for id in [file, fifo] {
+            assert!(matches!(ledger.load(id), Err(LedgerError::Read { .. })));
+            ledger.erase(id).unwrap();
+        }
+        assert!(ledger.list().unwrap().is_empty());
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! `config` says how; `server` takes what is wanted and tells what is; `reconcile` compares the two;
 //! `instance` lives the life of one container; `ledger` remembers it; `shim`, `cgroup`, `network`,
-//! `disk` are what a container is made of; `logs`, `events`, `health`, `blobs` are what others see.
+//! `disk` are what a container is made of, and `debris` is what it leaves; `logs`, `events`, `health`, `blobs` are what others see.
 
 pub mod blobs;
 pub mod cgroup;
 pub mod clock;
 pub mod config;
+pub mod debris;
 pub mod disk;
 pub mod events;
 pub mod exec;

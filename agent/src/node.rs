@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mogok_api::agent::{ImageInfo, NodeInfo};
@@ -20,6 +20,7 @@ use crate::events::Events;
 use crate::exec::Execs;
 use crate::host::Facts;
 use crate::ledger::Ledger;
+use crate::ledger::atomic::{self, Durability};
 use crate::ledger::uids::{NoUidRange, UidRanges};
 use crate::logs::Logs;
 use crate::network::Network;
@@ -108,20 +109,61 @@ pub fn blobs_of(spec: &InstanceSpec) -> impl Iterator<Item = &Digest> {
         .chain(spec.package_mounts.iter().map(|mount| &mount.digest))
 }
 
-/// The node's id: the given one, or the one that was made at the first start.
+/// The file that keeps the node's id is no good.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeIdError {
+    #[error("cannot {operation} {path}", path = path.display())]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{path} holds no id of a node: give --node-id with the one that the control plane knows this node by, or remove the file to be a new node",
+        path = .0.display()
+    )]
+    Malformed(PathBuf),
+}
+
+/// The node's id: the given one, which is kept then, or the one that was made at the first start.
 ///
 /// # Errors
-/// When the file that keeps it cannot be read or written, or holds another id than the given one.
-pub fn node_id(state_dir: &Path, given: Option<NodeId>) -> io::Result<NodeId> {
+/// When the file that keeps it cannot be read or written, or holds no id and none is given.
+pub fn node_id(state_dir: &Path, given: Option<NodeId>) -> Result<NodeId, NodeIdError> {
     let path = state_dir.join("node-id");
-    let kept = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text.trim().parse::<NodeId>().map_err(io::Error::other)?),
+    let failed = |operation| {
+        let path = path.clone();
+        move |source| NodeIdError::File { operation, path, source }
+    };
+    let kept = match std::fs::read(&path) {
+        Ok(bytes) => {
+            let id = str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<NodeId>().ok());
+            if id.or(given).is_none() {
+                return Err(NodeIdError::Malformed(path));
+            }
+            id
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
+        Err(error) => return Err(failed("read")(error)),
     };
     let id = given.or(kept).unwrap_or_else(NodeId::new);
     if kept != Some(id) {
-        std::fs::write(&path, format!("{id}\n"))?;
+        atomic::write(&path, format!("{id}\n").as_bytes(), Durability::PowerLoss).map_err(failed("write"))?;
     }
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_its_id_and_damage_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = node_id(dir.path(), None).unwrap();
+        assert_eq!(node_id(dir.path(), None).unwrap(), id);
+        for damage in [&b"zz"[..], b"\xff", b""] {
+            std::fs::write(dir.path().join("node-id"), damage).unwrap();
+            let refused = node_id(dir.path(), None).unwrap_err().to_string();
+            assert!(refused.contains("/node-id holds no id") && refused.contains("--node-id"), "{refused}");
+        }
+        assert_eq!(node_id(dir.path(), Some(id)).unwrap(), id);
+        assert_eq!(node_id(dir.path(), None).unwrap(), id);
+    }
 }

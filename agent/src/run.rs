@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -37,7 +38,7 @@ use crate::network::{Demand, Network, Saved};
 use crate::node::{self, Ground, Node, STARTS};
 use crate::reconcile::desired::DesiredFile;
 use crate::reconcile::{Reconciler, Wanted};
-use crate::server::{self, Api, Server};
+use crate::server::{Api, Server, UnixSocket};
 use crate::shim::Spawner;
 use crate::{shim, tls};
 
@@ -133,7 +134,7 @@ async fn node(config: Config, cgroups: Cgroups, spawner: Spawner) -> Result<(Nod
     }
     let node = Node {
         facts: Facts::gather().context("cannot tell what this host is")?,
-        id: node::node_id(&state_dir, config.node_id).context("cannot tell the node's id")?,
+        id: node::node_id(&state_dir, config.node_id)?,
         network,
         store: Store::open(&config.store).context("cannot open the blob store")?,
         images: Store::open(&config.image_store).context("cannot open the image store")?,
@@ -159,6 +160,12 @@ pub async fn run(config: Config) -> Result<()> {
     raise_descriptors().context("cannot raise the limit of open files")?;
     let spawner = Spawner::start().context("cannot start the thread that executes shims")?;
     let _lock = lock(&config.state_dir)?;
+    // Before anything of the host is changed: an agent that cannot be reached leaves it as it was.
+    let socket = UnixSocket::bind(&config.socket, !config.allow_uids.is_empty()).await?;
+    let tls = match &config.tls {
+        Some(files) => Some((TlsAcceptor::from(tls::server_config(files)?), bind_tls(files.listen).await?)),
+        None => None,
+    };
     let cgroups = Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
         .context("cannot use cgroups")?
         .with_disk(&config.state_dir);
@@ -167,7 +174,10 @@ pub async fn run(config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (node, found) = node(config, cgroups, spawner).await?;
     let node = Arc::new(node);
-    let wanted = Arc::new(Wanted::open(DesiredFile::new(&node.config.state_dir))?);
+    let wanted = Wanted::open(DesiredFile::new(&node.config.state_dir)).context(
+        "the wanted set cannot be read: move desired.json and desired.log out of the state directory; containers go on until the control plane has sent the set anew",
+    )?;
+    let wanted = Arc::new(wanted);
     let mut reconciler = Reconciler::new(node.clone(), wanted.clone());
     for (record, finding) in found.records {
         reconciler.adopt(record, finding);
@@ -175,13 +185,9 @@ pub async fn run(config: Config) -> Result<()> {
     reconciler.clear(found.debris).await;
     fail_point!(Adopted);
 
-    let listener = server::bind_unix(&node.config.socket, !node.config.allow_uids.is_empty()).await?;
+    let listener = socket.place()?;
     let server = Server::new(Arc::new(Api { node: node.clone(), wanted }));
-    if let Some(files) = &node.config.tls {
-        let acceptor = TlsAcceptor::from(tls::server_config(files)?);
-        let listener = TcpListener::bind(files.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", files.listen))?;
+    if let Some((acceptor, listener)) = tls {
         tokio::spawn(server.clone().serve_tls(listener, acceptor));
     }
     tokio::spawn(node.logs.clone().run());
@@ -197,6 +203,10 @@ pub async fn run(config: Config) -> Result<()> {
     // Nobody finds an agent behind the path any more.
     let _ = std::fs::remove_file(&node.config.socket);
     Ok(())
+}
+
+async fn bind_tls(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Every container takes half a dozen descriptors, so the soft limit becomes the hard one.

@@ -4,7 +4,7 @@
 //! Invariant: every body, connection count and wait is bounded, and every refusal is an `ApiError`.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,35 +80,59 @@ pub enum ServerError {
     Socket { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("another agent serves the socket {path}: stop it first", path = .0.display())]
     InUse(PathBuf),
+    #[error("{path} is there and is no socket: give --socket another path", path = .0.display())]
+    NoSocket(PathBuf),
 }
 
-/// Binds the Unix socket, in place of one that nobody serves any more. Mode 0600, or 0666 where other
-/// uids are let in: then the credentials of each peer decide.
-///
-/// # Errors
-/// When it is served already, or cannot be bound.
-pub async fn bind_unix(path: &Path, others: bool) -> Result<UnixListener, ServerError> {
-    let failed = |operation| {
-        let path = path.to_owned();
-        move |source| ServerError::Socket { operation, path, source }
-    };
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
-        return Err(ServerError::InUse(path.to_owned()));
-    }
-    // Bound under another name and moved: the socket has its mode from the moment it can be found.
-    let beside = path.with_extension("new");
-    for stale in [&beside, path] {
-        match std::fs::remove_file(stale) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("replace")(error)),
+fn socket_failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
+    let path = path.to_owned();
+    move |source| ServerError::Socket { operation, path, source }
+}
+
+/// A Unix socket that is bound under another name than its own, so that nobody finds it yet.
+#[derive(Debug)]
+pub struct UnixSocket {
+    listener: UnixListener,
+    beside: PathBuf,
+    path: PathBuf,
+}
+
+impl UnixSocket {
+    /// Mode 0600, or 0666 where other uids are let in: then the credentials of each peer decide.
+    ///
+    /// # Errors
+    /// When the path is served already, is no socket, or cannot be bound.
+    pub async fn bind(path: &Path, others: bool) -> Result<Self, ServerError> {
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            return Err(ServerError::InUse(path.to_owned()));
+        }
+        let beside = path.with_extension("new");
+        for there in [path, &beside] {
+            if std::fs::symlink_metadata(there).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
+                return Err(ServerError::NoSocket(there.to_owned()));
+            }
+        }
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(socket_failed("replace", &beside)(error));
+            }
             _ => {}
         }
+        let listener = UnixListener::bind(&beside).map_err(socket_failed("bind", path))?;
+        let socket = Self { listener, beside, path: path.to_owned() };
+        let mode = std::fs::Permissions::from_mode(if others { 0o666 } else { 0o600 });
+        std::fs::set_permissions(&socket.beside, mode).map_err(socket_failed("set the mode of", path))?;
+        Ok(socket)
     }
-    let listener = UnixListener::bind(&beside).map_err(failed("bind"))?;
-    let mode = if others { 0o666 } else { 0o600 };
-    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(mode))
-        .map_err(failed("set the mode of"))?;
-    std::fs::rename(&beside, path).map_err(failed("place"))?;
-    Ok(listener)
+
+    /// Puts it where it is found, in place of one that nobody serves any more.
+    ///
+    /// # Errors
+    /// When it cannot be moved there.
+    pub fn place(self) -> Result<UnixListener, ServerError> {
+        std::fs::rename(&self.beside, &self.path).map_err(socket_failed("place", &self.path))?;
+        Ok(self.listener)
+    }
 }
 
 /// Serves connections; made once and shared by the listeners.

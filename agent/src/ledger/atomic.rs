@@ -74,7 +74,12 @@ fn replace(path: &Path, beside: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When it cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = locked(File::open(path)?, FlockArg::LockShared)?;
+    // Not one that an open or a read would wait for.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
+    }
+    let mut file = locked(file, FlockArg::LockShared)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -129,9 +129,9 @@ impl Journal {
         let dir = state_dir.join("journal");
         let entries = Appender::open(&dir, BOUNDS)?;
         let path = dir.join("epoch");
-        let epoch = match std::fs::read_to_string(&path) {
-            Ok(epoch) if !epoch.is_empty() => epoch,
-            Ok(_) => new_epoch(&path)?,
+        let epoch = match std::fs::read(&path) {
+            // Torn by a power loss, say: readers begin anew.
+            Ok(bytes) => known_epoch(bytes).map_or_else(|| new_epoch(&path), Ok)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => new_epoch(&path)?,
             Err(error) => return Err(error),
         };
@@ -162,6 +162,13 @@ impl Journal {
     }
 }
 
+/// As [`new_epoch`] writes it.
+fn known_epoch(bytes: Vec<u8>) -> Option<String> {
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|epoch| epoch.len() == 32 && epoch.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 fn new_epoch(path: &Path) -> io::Result<String> {
     let epoch: String = mogok_api::id::Epoch::new().to_string().replace('-', "");
     std::fs::write(path, &epoch)?;
@@ -190,6 +197,12 @@ mod tests {
         journal.append(&[stretch, stretch]).unwrap();
         let again = Journal::open(dir.path()).unwrap();
         assert_eq!((again.epoch(), again.end()), (journal.epoch(), journal.end()));
+        for damage in [&b""[..], b"\xff", b"a-b"] {
+            std::fs::write(dir.path().join("journal/epoch"), damage).unwrap();
+            let anew = Journal::open(dir.path()).unwrap();
+            assert_ne!(anew.epoch(), journal.epoch());
+            assert_eq!(Journal::open(dir.path()).unwrap().epoch(), anew.epoch());
+        }
     }
 
     proptest! {

@@ -18,7 +18,7 @@ pub struct Subnet {
 /// Not a usable pool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "address pool {0:?}: expected a network such as 10.88.0.0/16, with a prefix of 8 to 29 and no host bits"
+    "address pool {0:?}: expected a network of unicast addresses such as 10.88.0.0/16, with a prefix of 8 to 29 and no host bits"
 )]
 pub struct InvalidSubnet(String);
 
@@ -30,7 +30,10 @@ impl FromStr for Subnet {
         let (base, prefix) = text.split_once('/').ok_or_else(invalid)?;
         let base: Ipv4Addr = base.parse().map_err(|_| invalid())?;
         let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
-        if !(8..=29).contains(&prefix) || u32::from(base) & (u32::MAX >> prefix) != 0 {
+        // "This network", loopback, multicast and reserved addresses (RFC 6890): no host has one on a link. A prefix
+        // of 8 or more lies in one of them or in none.
+        let special = matches!(base.octets()[0], 0 | 127 | 224..);
+        if special || !(8..=29).contains(&prefix) || u32::from(base) & (u32::MAX >> prefix) != 0 {
             return Err(invalid());
         }
         Ok(Self { base, prefix })
@@ -104,6 +107,9 @@ mod tests {
     #[test]
     fn what_is_no_pool_is_refused() {
         for text in ["", "10.88.0.0", "10.88.0.1/16", "10.0.0.0/7", "10.0.0.0/30", "::/64", "10.0.0.0/x"] {
+            assert!(text.parse::<Subnet>().is_err(), "{text}");
+        }
+        for text in ["0.0.0.0/8", "127.0.0.0/24", "224.0.0.0/16", "240.0.0.0/8"] {
             assert!(text.parse::<Subnet>().is_err(), "{text}");
         }
     }

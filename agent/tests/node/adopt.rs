@@ -2,13 +2,15 @@
 //! that was moved, debris of every kind.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mogok_api::id::InstanceId;
 use mogok_api::instance::{FailureCode, InstanceSpec, Phase};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 use crate::host::{Host, PATIENCE, instance, on_a_node, pause, web};
 
@@ -115,6 +117,15 @@ fn debris_of_every_kind_goes_and_what_runs_stays() {
             }
             fs::write(state.join("disks").join(format!("{}.img", id())), vec![0; 4096]).unwrap();
             fs::write(state.join("disks").join(format!("{}.new", id())), "half").unwrap();
+            // The same names for what an agent never makes: directories, a file, a pipe that nobody writes to.
+            for directory in [format!("{}.img", id()), format!("{}.new", id())] {
+                fs::create_dir_all(state.join("disks").join(directory).join("inside")).unwrap();
+            }
+            fs::write(state.join("instances").join(id()), "").unwrap();
+            let pipe = state.join("instances").join(id());
+            fs::create_dir(&pipe).unwrap();
+            mkfifo(&pipe.join("record.json"), Mode::S_IRWXU).unwrap();
+            fs::write(state.join("journal/epoch"), b"\xff").unwrap();
             // A cgroup with a process, one with children, and one in a v1 hierarchy only.
             let lost = host.cgroup_dir().join(id());
             fs::create_dir(&lost).unwrap();
@@ -160,5 +171,79 @@ fn debris_of_every_kind_goes_and_what_runs_stays() {
             assert_eq!(host.get(after.status.endpoint.unwrap()), "hello\n");
         }
         host.until_phase(spec.id, Phase::Up).await;
+    });
+}
+
+#[test]
+fn an_agent_that_has_lost_its_files_stops_nothing_until_it_is_told_to() {
+    on_a_node(async |host| {
+        let (kept, dropped) = (web(), web());
+        host.want(&[kept.clone(), dropped.clone()]).await;
+        host.until_phase(kept.id, Phase::Up).await;
+        host.until_phase(dropped.id, Phase::Up).await;
+        let before = host.client.instance(kept.id).await.unwrap();
+        host.end(Signal::SIGKILL);
+
+        fs::write(host.state_dir().join("desired.json"), "{").unwrap();
+        host.spawn();
+        let deadline = Instant::now() + PATIENCE;
+        while host.agent_runs() {
+            assert!(Instant::now() < deadline, "the agent goes by a set it cannot read");
+            pause().await;
+        }
+        let log = host.log();
+        assert!(log.contains("desired.json") && log.contains("move desired.json and desired.log"), "{log}");
+
+        for name in ["desired.json", "desired.log"] {
+            drop(fs::remove_file(host.state_dir().join(name)));
+        }
+        host.start().await;
+        // Longer than a turn of the reconciler.
+        for _ in 0..11 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for id in [kept.id, dropped.id] {
+                assert_eq!(host.status(id).await.unwrap().phase, Phase::Up);
+            }
+        }
+        host.want(std::slice::from_ref(&kept)).await;
+        host.until_gone(dropped.id).await;
+        let after = host.client.instance(kept.id).await.unwrap();
+        assert_eq!((after.pid, after.status.restarts), (before.pid, 0));
+    });
+}
+
+#[test]
+fn an_agent_that_cannot_be_reached_changes_nothing() {
+    on_a_node(async |host| {
+        let before = host.settled().await;
+        let state = host.dir().join("other");
+        let refused = |socket: &Path| {
+            let agent = Command::new(env!("CARGO_BIN_EXE_mogok-agent"))
+                .args(["run", "--pool", "10.92.0.0/24", "--cgroup", "mogok-refused", "--cgroup-parent", "/"])
+                .args(["--state-dir".as_ref(), state.as_os_str(), "--socket".as_ref(), socket.as_os_str()])
+                .args(["--store".as_ref(), host.dir().join("store").as_os_str()])
+                .args(["--shim".as_ref(), host.shim.as_os_str()])
+                .output()
+                .unwrap();
+            assert!(!agent.status.success());
+            String::from_utf8(agent.stderr).unwrap()
+        };
+        let file = host.dir().join("file");
+        fs::write(&file, "precious").unwrap();
+        for (socket, why) in [
+            (host.dir().join("agent.sock"), "another agent serves"),
+            (file.clone(), "is no socket"),
+            (host.dir().join("nowhere/agent.sock"), "cannot bind"),
+        ] {
+            let told = refused(&socket);
+            assert!(told.contains(why), "{told}");
+        }
+        assert_eq!(fs::read_to_string(file).unwrap(), "precious");
+        let left: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["lock"]);
+        let tables = Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
+        assert!(!String::from_utf8(tables).unwrap().contains("mogok_refused"));
+        assert!(!host.cgroup_dir().with_file_name("mogok-refused").exists());
+        assert_eq!(before.more_in(&host.settled().await), "");
     });
 }
