@@ -4,7 +4,8 @@
 //! Invariant: each ends by itself, and only ever runs in a container that has limits.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,8 @@ struct Hoard {
     memory: Vec<Vec<u8>>,
     files: Vec<File>,
     fill: Option<File>,
+    datagrams: Vec<UdpSocket>,
+    streams: Vec<[TcpStream; 2]>,
 }
 
 impl Drop for Hoard {
@@ -62,7 +65,7 @@ impl Drop for Hoard {
 impl Hoard {
     /// Takes one more.
     fn take(&mut self, bomb: &str, taken: usize) -> Result<(), String> {
-        let failed = |error: std::io::Error| name(errno(&error));
+        let failed = |error: io::Error| name(errno(&error));
         let number = |result: Result<i64, nix::errno::Errno>| result.map(drop).map_err(name);
         match bomb {
             "fork" => {
@@ -80,7 +83,7 @@ impl Hoard {
             }
             "descriptors" => self.files.push(File::open("/dev/null").map_err(failed)?),
             "log" => {
-                let mut out = std::io::stdout().lock();
+                let mut out = io::stdout().lock();
                 out.write_all(&[b'x'; 4096]).and_then(|()| out.write_all(b"\n")).map_err(failed)?;
             }
             // A name that does not exist is remembered as such by the kernel.
@@ -101,6 +104,8 @@ impl Hoard {
                 libc::SYS_socketpair,
                 &[Arg::Number(1), Arg::Number(1), Arg::Number(0), Arg::Page],
             ))?,
+            "datagram_buffers" => self.datagrams.push(full_of_datagrams().map_err(failed)?),
+            "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
             "terminals" => {
                 let file = OpenOptions::new().read(true).write(true).open("/dev/ptmx");
                 self.files.push(file.map_err(failed)?);
@@ -119,7 +124,7 @@ impl Hoard {
     }
 
     fn fill(&mut self, path: &str) -> Result<(), String> {
-        let failed = |error: std::io::Error| name(errno(&error));
+        let failed = |error: io::Error| name(errno(&error));
         if self.fill.is_none() {
             self.fill = Some(File::create(path).map_err(failed)?);
         }
@@ -128,4 +133,35 @@ impl Hoard {
             None => Ok(()),
         }
     }
+}
+
+/// A socket with as many datagrams of its own as it takes; what is too much is dropped without a word.
+fn full_of_datagrams() -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(socket.local_addr()?)?;
+    socket.set_nonblocking(true)?;
+    for _ in 0..8 {
+        match socket.send(&[1; 60_000]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(socket)
+}
+
+/// Both ends of a connection with as much under way as goes into it; nobody reads.
+fn full_stream() -> io::Result<[TcpStream; 2]> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut from = TcpStream::connect(listener.local_addr()?)?;
+    let (to, _) = listener.accept()?;
+    from.set_nonblocking(true)?;
+    for _ in 0..256 {
+        match from.write(&[1; 1 << 16]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok([from, to])
 }

@@ -1,7 +1,8 @@
 //! Hoards of everything finite, in a container beside a neighbour: what ended them, and how the neighbour and
 //! the agent answered meanwhile.
 //!
-//! Held is what was refused or killed by name within its limits, while every answer came in time.
+//! Held is what was refused or killed by name within its limits, while every answer came in time and the buffers of
+//! all sockets of the host stayed within the memory of one container.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +18,7 @@ use super::{Finding, PROBE};
 const BOMBS: &str = "fork, memory, disk and other bombs";
 /// An answer that takes longer was none. Generous: the machine has two cores, and the bomb may use them.
 const IN_TIME: Duration = Duration::from_secs(10);
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 21] = [
     "fork",
     "memory",
     "tmpfs",
@@ -33,6 +34,8 @@ const NAMES: [&str; 19] = [
     "epoll",
     "pipes",
     "sockets",
+    "datagram_buffers",
+    "stream_buffers",
     "terminals",
     "timers",
     "segments",
@@ -63,6 +66,8 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
     node.add(&spec)?;
     let begin = Instant::now();
     let (mut slowest, mut agent) = (Duration::ZERO, Duration::ZERO);
+    let before = socket_bytes()?;
+    let mut buffered = 0;
     let status = loop {
         let asked = Instant::now();
         ask(neighbour).with_context(|| format!("the neighbour of the bomb {bomb:?} does not answer"))?;
@@ -70,6 +75,7 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
         let asked = Instant::now();
         let status = node.until(spec.id, |_| true)?;
         agent = agent.max(asked.elapsed());
+        buffered = buffered.max(socket_bytes()?.saturating_sub(before));
         if status.phase == Phase::Exited {
             break status;
         }
@@ -78,10 +84,27 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
     };
     node.remove(spec.id)?;
     let (contained, end) = end(&status, bomb);
+    let (contained, end) = if buffered > spec.limits.memory_bytes {
+        (false, "more in buffers of sockets than its memory".to_owned())
+    } else {
+        (contained, end)
+    };
     let held = contained && slowest < IN_TIME && agent < IN_TIME;
     // Counts and times differ from run to run, so only their order of magnitude is told.
     let answer = format!("{end}; neighbour and agent answer within {}", magnitude(slowest.max(agent)));
     Ok(Finding::new(BOMBS, &format!("bomb_{bomb}"), Some(held), answer))
+}
+
+/// What the buffers of all TCP and UDP sockets of the host hold (proc_net(5), `sockstat`; it counts in pages).
+fn socket_bytes() -> Result<u64> {
+    let path = "/proc/net/sockstat";
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let pages = |protocol: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(protocol))?;
+        line.split_once(" mem ")?.1.split(' ').next()?.parse::<u64>().ok()
+    };
+    let (tcp, udp) = (pages("TCP:"), pages("UDP:"));
+    Ok((tcp.context("no line of TCP")? + udp.context("no line of UDP")?) * 4096)
 }
 
 /// One word from the neighbour, whose server accepts one connection at a time.
@@ -112,9 +135,10 @@ fn end(status: &InstanceStatus, bomb: &str) -> (bool, String) {
     let begin = format!("probe: {bomb}: ");
     let told = status.last_lines.iter().rev().find_map(|line| line.strip_prefix(&begin));
     match told.and_then(|told| told.split_once(" taken, ")) {
-        // These are not refused: the log drops what is too much, names that do not exist are forgotten.
+        // These are not refused: the log and a socket drop what is too much, names that do not exist are forgotten.
         Some((_, "not refused in time")) => {
-            (["log", "dentries", "sparse_files"].contains(&bomb), "goes on within its limits".to_owned())
+            let endless = ["log", "dentries", "sparse_files", "datagram_buffers", "stream_buffers"];
+            (endless.contains(&bomb), "goes on within its limits".to_owned())
         }
         Some((_, refusal)) => (true, refusal.to_owned()),
         None => (false, format!("no end: {:?} {:?}", status.exit, status.last_lines)),
