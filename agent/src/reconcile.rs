@@ -185,10 +185,11 @@ impl Reconciler {
             !task.task.is_finished()
         });
         for (id, task) in &self.tasks {
-            let unwanted = !wanted.contains_key(id);
-            // An instance that was unwanted once is on its way out and does not come back under its id. Nobody else
-            // is woken: of a thousand tasks this turn is about one.
-            task.wish.send_if_modified(|wish| unwanted && !std::mem::replace(&mut wish.unwanted, true));
+            // Nobody else is asked, let alone woken: of a thousand tasks this turn is about one.
+            if !wanted.contains_key(id) {
+                // What was unwanted once is on its way out and does not come back under its id.
+                task.wish.send_if_modified(|wish| !std::mem::replace(&mut wish.unwanted, true));
+            }
         }
         let gone: Vec<_> = self.refused.iter().copied().filter(|id| !wanted.contains_key(id)).collect();
         for id in gone {

@@ -25,15 +25,21 @@ struct Setting {
     value: String,
     /// The limit does not hold without it.
     required: bool,
+    /// A new cgroup has this value most often, so it is looked at first: a write has the kernel go through all cgroups.
+    usual: bool,
 }
 
 impl Setting {
     fn required(file: &'static str, value: impl ToString) -> Self {
-        Self { file, value: value.to_string(), required: true }
+        Self { file, value: value.to_string(), required: true, usual: false }
     }
 
     fn where_present(file: &'static str, value: impl ToString) -> Self {
-        Self { file, value: value.to_string(), required: false }
+        Self { required: false, ..Self::required(file, value) }
+    }
+
+    fn usual(file: &'static str, value: impl ToString) -> Self {
+        Self { usual: true, ..Self::required(file, value) }
     }
 }
 
@@ -87,6 +93,9 @@ pub(super) fn apply(
 fn write(controller: Controller, place: &Place, settings: &[Setting]) -> Result<(), CgroupError> {
     for setting in settings {
         let path = place.dir.join(setting.file);
+        if setting.usual && file::read(&path).is_ok_and(|content| content.trim() == setting.value) {
+            continue;
+        }
         match file::write(&path, &setting.value) {
             Ok(()) => {}
             // A file that is not there cannot be created either: kernfs says EACCES or ENOENT.
@@ -123,7 +132,7 @@ fn cpu(version: Version, limits: &Limits) -> Vec<Setting> {
         Version::V1 => vec![
             // Weight 100 and shares 1024 are the defaults of the two versions.
             Setting::required("cpu.shares", (weight * 1024 / 100).clamp(2, 262_144)),
-            Setting::required("cpu.cfs_period_us", CPU_PERIOD_USEC),
+            Setting::usual("cpu.cfs_period_us", CPU_PERIOD_USEC),
             Setting::required("cpu.cfs_quota_us", quota),
         ],
     };

@@ -15,7 +15,8 @@ use tokio::runtime::Builder;
 use tokio::sync::{Mutex, mpsc};
 
 use super::link::{self, Links};
-use super::{NetworkError, namespace, sysctl};
+use super::sysctl::Ipv6;
+use super::{NetworkError, namespace};
 
 /// What became of an order.
 pub(super) type Made = (Ipv4Addr, Result<OwnedFd, NetworkError>);
@@ -47,13 +48,13 @@ async fn serve(
     mut orders: mpsc::Receiver<Ipv4Addr>,
     done: &mpsc::Sender<Made>,
 ) {
-    let opened = namespace::current().and_then(|home| Ok((home, Links::open()?)));
+    let opened = Home::open();
     loop {
         let Some(address) = orders.recv().await else { return };
         let (result, lost) = match &opened {
-            Ok((home, links)) => {
+            Ok(home) => {
                 let _turn = turn.lock().await;
-                let result = make(home, links, gateway, group, address).await;
+                let result = make(home, gateway, group, address).await;
                 let lost = matches!(result, Err(NetworkError::NamespaceLost(_)));
                 (result, lost)
             }
@@ -66,18 +67,31 @@ async fn serve(
     }
 }
 
+/// The host's namespace, and what links are made there by.
+struct Home {
+    namespace: OwnedFd,
+    links: Links,
+    ipv6: Ipv6,
+}
+
+impl Home {
+    /// The calling thread's.
+    fn open() -> Result<Self, NetworkError> {
+        Ok(Self { namespace: namespace::current()?, links: Links::open()?, ipv6: Ipv6::open()? })
+    }
+}
+
 /// A namespace whose link is whole, or neither.
 async fn make(
-    home: &OwnedFd,
-    links: &Links,
+    home: &Home,
     gateway: Ipv4Addr,
     group: u32,
     address: Ipv4Addr,
 ) -> Result<OwnedFd, NetworkError> {
-    let made = furnish(home, links, gateway, group, address).await;
+    let made = furnish(home, gateway, group, address).await;
     if let Err(error) = &made
         && !matches!(error, NetworkError::NamespaceLost(_))
-        && let Err(error) = links.remove(&link::name(address)).await
+        && let Err(error) = home.links.remove(&link::name(address)).await
     {
         // The next one of this address fails and tells.
         tracing::warn!(%address, %error, "half-made link not removed");
@@ -86,23 +100,22 @@ async fn make(
 }
 
 async fn furnish(
-    home: &OwnedFd,
-    links: &Links,
+    home: &Home,
     gateway: Ipv4Addr,
     group: u32,
     address: Ipv4Addr,
 ) -> Result<OwnedFd, NetworkError> {
     let name = link::name(address);
-    let (netns, inside) = namespace::create(home)?;
-    links.add_pair(address, group, netns.as_fd()).await?;
-    sysctl::disable_ipv6(&name)?;
+    let (netns, inside) = namespace::create(&home.namespace)?;
+    home.links.add_pair(address, group, netns.as_fd()).await?;
+    home.ipv6.disable(&name)?;
     let index = link::index(&name).ok_or_else(|| NetworkError::Netlink {
         operation: "find link",
         subject: name.clone(),
         source: std::io::ErrorKind::NotFound.into(),
     })?;
-    links.route_to(address, index, gateway).await?;
+    home.links.route_to(address, index, gateway).await?;
     inside.prepare_inside(address, gateway).await?;
-    links.settle(&name).await?;
+    home.links.settle(&name).await?;
     Ok(netns)
 }

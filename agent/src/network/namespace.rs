@@ -31,6 +31,6 @@ pub(super) fn create(home: &OwnedFd) -> Result<(OwnedFd, Links), NetworkError> {
 fn furnish() -> Result<(OwnedFd, Links), NetworkError> {
     let namespace = current()?;
     // The loopback is there already and keeps it: `localhost` is ::1 too, and many programs try that first.
-    sysctl::disable_ipv6("default")?;
+    sysctl::disable_ipv6_later()?;
     Ok((namespace, Links::open()?))
 }

@@ -23,7 +23,7 @@ fn both_versions_say_the_same() {
         cpu(Version::V1, &limits()),
         [
             Setting::required("cpu.shares", 512),
-            Setting::required("cpu.cfs_period_us", 100_000),
+            Setting::usual("cpu.cfs_period_us", 100_000),
             Setting::required("cpu.cfs_quota_us", 150_000)
         ]
     );
