@@ -2,7 +2,7 @@
 //! at the limit of processes.
 //!
 //! One thread and one epoll set watch all containers, so that an idle one costs a few descriptors and no
-//! wake-up. Where the kernel wakes nobody (`pids.events` of cgroup v1), one timer looks. Invariant: the
+//! wake-up. Where the kernel wakes nobody (`pids.events` of cgroup v1, memory that sockets hold), one timer looks. Invariant: the
 //! kernel's counters decide, a wake-up only says that they are worth reading; and however often a container
 //! runs into a limit, it wakes this thread about once a second.
 
@@ -20,9 +20,11 @@ use super::{Cgroup, CgroupError, Controller};
 
 mod episode;
 mod sight;
+pub mod sockets;
 mod thread;
 mod tracker;
 
+pub use sockets::Sockets;
 pub use tracker::Report;
 
 /// How closely a container is looked at.
@@ -79,7 +81,8 @@ impl Watcher {
         Ok(Self { orders, thread: Some(thread) })
     }
 
-    /// Watches one container until the [`Watch`] is dropped or its cgroup is gone.
+    /// Watches one container until the [`Watch`] is dropped or its cgroup is gone; its `sockets` as well, where they
+    /// are given.
     ///
     /// # Errors
     /// When the host lacks a controller that every container needs.
@@ -88,6 +91,7 @@ impl Watcher {
         cgroup: &Cgroup,
         limits: &Limits,
         attention: Attention,
+        sockets: Option<Sockets>,
     ) -> Result<Watch, CgroupError> {
         let subject = sight::Subject {
             memory: cgroup.place(Controller::Memory)?.clone(),
@@ -95,6 +99,8 @@ impl Watcher {
             cpu: cgroup.place(Controller::Cpu)?.clone(),
             v2: cgroup.v2_path().to_owned(),
             memory_high: limits.memory_high(),
+            memory_limit: limits.memory_bytes,
+            sockets,
             attention,
         };
         let key = self.orders.next_key.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use mogok_api::id::InstanceId;
 use mogok_api::instance::ContainerKind;
 use nix::sched::{CloneFlags, unshare};
 
+use crate::cgroup::watch::sockets;
 use crate::cgroup::{Controller, Hierarchies};
 use crate::network::{Demand, Egress, FEATURES, Feature, Network, NetworkConfig, Subnet};
 
@@ -50,7 +51,7 @@ type Question = fn() -> Result<(), String>;
 /// about a tenth of a second. May block.
 #[must_use]
 pub fn check() -> Vec<Requirement> {
-    let checks: [(&'static str, Question); 10] = [
+    let checks: [(&'static str, Question); 11] = [
         ("root", root),
         ("kernel", kernel),
         ("namespaces", namespaces),
@@ -61,11 +62,18 @@ pub fn check() -> Vec<Requirement> {
         ("nft", || program("nft", "nftables")),
         ("cgroups", cgroups),
         ("network", network),
+        ("socket memory", socket_memory),
     ];
     let mut found: Vec<Requirement> =
         checks.into_iter().map(|(name, ask)| Requirement { name, missing: ask().err() }).collect();
     found.extend(features());
     found
+}
+
+fn socket_memory() -> Result<(), String> {
+    sockets::check().map_err(|error| {
+        format!("the kernel does not tell what TCP sockets hold, so a container could have it hold more than its memory: load the module tcp_diag ({error})")
+    })
 }
 
 fn root() -> Result<(), String> {

@@ -8,13 +8,15 @@ use std::future::pending;
 use mogok_api::instance::{ContainerKind, InstanceSpec, Warning, WarningCode};
 
 use super::state::KillReason;
-use crate::cgroup::{Attention, Cgroup, Report, Watch};
+use crate::cgroup::{Attention, Cgroup, Report, Sockets, Watch};
 use crate::node::Ground;
 
 /// Something to say or do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum News {
     Warning(Warning),
+    /// It ends for what its sockets hold.
+    Sockets,
     Kill(KillReason),
 }
 
@@ -25,12 +27,15 @@ pub(super) struct Limited {
 }
 
 impl Limited {
-    pub(super) fn watch(ground: &Ground, cgroup: &Cgroup, spec: &InstanceSpec) -> Self {
+    /// `init` is the pid of the container's init.
+    pub(super) fn watch(ground: &Ground, cgroup: &Cgroup, spec: &InstanceSpec, init: Option<i32>) -> Self {
         let attention = match spec.kind {
             ContainerKind::App => Attention::App,
             ContainerKind::Build => Attention::Build,
         };
-        let watch = ground.watcher.watch(cgroup, &spec.limits, attention);
+        // One that has ended by now takes its sockets along, and its cgroup tells of the rest.
+        let sockets = init.and_then(|init| Sockets::of(init).ok()).filter(|_| holds(cgroup, init));
+        let watch = ground.watcher.watch(cgroup, &spec.limits, attention, sockets);
         let watch = watch.inspect_err(|error| {
             tracing::warn!(instance = %spec.id, error = %crate::chain(error), "cannot watch a container");
         });
@@ -51,6 +56,11 @@ impl Limited {
             }
         }
     }
+}
+
+/// Is the process in this cgroup, and so no other that has its pid now?
+fn holds(cgroup: &Cgroup, pid: Option<i32>) -> bool {
+    pid.is_some_and(|pid| cgroup.procs().is_ok_and(|pids| pids.contains(&pid)))
 }
 
 /// What is new between two reports.
@@ -80,6 +90,8 @@ fn news(last: Report, report: Report, spec: &InstanceSpec) -> Vec<News> {
     if report.memory_kills > last.memory_kills && limits.oom_group {
         // On v2 the kernel has ended all of it by now; on v1 only one process.
         news.push(News::Kill(KillReason::Memory));
+    } else if report.sockets && !last.sockets {
+        news.push(News::Sockets);
     } else if report.stuck && !last.stuck {
         news.push(News::Kill(KillReason::Processes));
     }
@@ -94,6 +106,7 @@ mod tests {
     fn told(report: Report, spec: &InstanceSpec) -> Vec<String> {
         let words = |news| match news {
             News::Warning(warning) => warning.message,
+            News::Sockets => "Sockets".to_owned(),
             News::Kill(reason) => format!("{reason:?}"),
         };
         news(Report::default(), report, spec).into_iter().map(words).collect()
@@ -109,6 +122,7 @@ mod tests {
             (Report { throttled: 1, ..quiet }, "cpu: held back, it has used all of its 2.000 cores for 10 s"),
             (Report { process_limit: 1, ..quiet }, "processes: at its limit of 256, it could start no other"),
             (Report { memory_kills: 1, ..quiet }, "Memory"),
+            (Report { sockets: true, ..quiet }, "Sockets"),
             (Report { stuck: true, ..quiet }, "Processes"),
         ] {
             assert_eq!(told(report, &spec), [words]);

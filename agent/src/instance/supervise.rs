@@ -42,7 +42,8 @@ impl Instance {
                     health::answers(SocketAddr::from((address, PORT)), spec.health.path.as_deref()).await;
                 }
             });
-            let mut limits = Limited::watch(&self.node.ground, &cgroup, &spec);
+            let init = self.record.run.as_ref().and_then(|run| run.init_pid);
+            let mut limits = Limited::watch(&self.node.ground, &cgroup, &spec, init);
             let mut ended = pin!(shim.ended(process.as_ref()));
             // Was it asked to end before it is killed?
             let mut asked = self.record.state == State::Stopping;
@@ -93,17 +94,25 @@ impl Instance {
                     }
                     news = limits.next(&spec) => {
                         for news in news {
-                            match news {
-                                News::Warning(warning) => self.warn(warning),
-                                News::Kill(reason) if running => {
-                                    if reason == KillReason::Processes {
-                                        self.say(&format!("killed: processes, {}", stuck_words(&spec)));
-                                    }
-                                    self.apply(Event::Kill(reason));
-                                    kill_at = Some(Instant::now());
+                            let reason = match news {
+                                News::Warning(warning) => {
+                                    self.warn(warning);
+                                    continue;
                                 }
-                                News::Kill(_) => {}
-                            }
+                                _ if !running => continue,
+                                News::Sockets => {
+                                    let mib = spec.limits.memory_bytes >> 20;
+                                    self.say(&format!("killed: memory, its sockets held more than its {mib} MiB"));
+                                    KillReason::Memory
+                                }
+                                News::Kill(KillReason::Processes) => {
+                                    self.say(&format!("killed: processes, {}", stuck_words(&spec)));
+                                    KillReason::Processes
+                                }
+                                News::Kill(reason) => reason,
+                            };
+                            self.apply(Event::Kill(reason));
+                            kill_at = Some(Instant::now());
                         }
                     }
                     () = sleep_until(run_over), if running => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mogok_agent::cgroup::{Attention, Report, Watch, Watcher};
+use mogok_agent::cgroup::{Attention, Report, Sockets, Watch, Watcher};
 use mogok_api::app::Limits;
 
 use super::harness::{LoopDisk, Root, alive, eventually, run_in, small};
@@ -36,8 +36,8 @@ async fn a_memory_bomb_is_killed_and_told_of() {
     let (_, cgroup) = root.create(&small());
     let (_, neighbour) = root.create(&small());
     let mut other = run_in(&neighbour, "exec sleep 1000");
-    let mut watch = watcher.watch(&cgroup, &small(), Attention::App).unwrap();
-    let mut others_watch = watcher.watch(&neighbour, &small(), Attention::App).unwrap();
+    let mut watch = watcher.watch(&cgroup, &small(), Attention::App, None).unwrap();
+    let mut others_watch = watcher.watch(&neighbour, &small(), Attention::App, None).unwrap();
     assert_eq!(cgroup.oom_kills().unwrap(), 0);
     // The bomb is a child of the shell: on v1 the shell survives, and the agent must kill it.
     let mut child = run_in(&cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1 & wait; sleep 1000");
@@ -62,7 +62,7 @@ async fn a_kill_from_before_the_watch_is_told_of() {
     let (watcher, _) = start();
     let (_, cgroup) = root.create(&Limits { oom_group: false, ..small() });
     run_in(&cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1").wait().unwrap();
-    let mut watch = watcher.watch(&cgroup, &small(), Attention::App).unwrap();
+    let mut watch = watcher.watch(&cgroup, &small(), Attention::App, None).unwrap();
     until(&mut watch, |report| report.memory_kills > 0).await;
     cgroup.remove().unwrap();
 }
@@ -74,7 +74,7 @@ async fn who_needs_nearly_all_of_its_memory_is_told_and_who_caches_files_is_not(
     let limits = Limits { memory_bytes: 64 << 20, ..small() };
     let (_, cgroup) = root.create(&limits);
     // A build's, which is looked at more often where the kernel wakes nobody.
-    let mut watch = watcher.watch(&cgroup, &limits, Attention::Build).unwrap();
+    let mut watch = watcher.watch(&cgroup, &limits, Attention::Build, None).unwrap();
     let disk = LoopDisk::new(96 << 20);
     // The cache of a disk goes when nobody has it open.
     let _open = std::fs::File::open(&disk.path).unwrap();
@@ -99,8 +99,8 @@ async fn who_is_held_back_by_its_quota_is_told_and_its_neighbour_is_not() {
     let limits = Limits { cpu_millis: 100, ..small() };
     let (_, cgroup) = root.create(&limits);
     let (_, neighbour) = root.create(&small());
-    let mut watch = watcher.watch(&cgroup, &limits, Attention::App).unwrap();
-    let mut others_watch = watcher.watch(&neighbour, &small(), Attention::App).unwrap();
+    let mut watch = watcher.watch(&cgroup, &limits, Attention::App, None).unwrap();
+    let mut others_watch = watcher.watch(&neighbour, &small(), Attention::App, None).unwrap();
     let children =
         [run_in(&cgroup, "while :; do :; done"), run_in(&neighbour, "while :; do sleep 0.05; done")];
     let report = until(&mut watch, |report| report.throttled > 0).await;
@@ -121,8 +121,8 @@ async fn who_runs_into_its_process_limit_is_told_and_a_build_that_goes_on_is_stu
     let limits = Limits { pids: 1, cpu_millis: 100, ..small() };
     let (_, build) = root.create(&limits);
     let (_, app) = root.create(&limits);
-    let mut build_watch = watcher.watch(&build, &limits, Attention::Build).unwrap();
-    let mut app_watch = watcher.watch(&app, &limits, Attention::App).unwrap();
+    let mut build_watch = watcher.watch(&build, &limits, Attention::Build, None).unwrap();
+    let mut app_watch = watcher.watch(&app, &limits, Attention::App, None).unwrap();
     let children = [run_in(&build, RUN_INTO_PROCESS_LIMIT), run_in(&app, RUN_INTO_PROCESS_LIMIT)];
     let report = until(&mut build_watch, |report| report.stuck).await;
     assert_eq!(report.process_limit, 1);
@@ -164,6 +164,39 @@ fn start() -> (Watcher, String) {
     (watcher, task.unwrap())
 }
 
+/// Connections that nobody accepts, in a network namespace of their own.
+const HOARD: &str = r#"exec unshare --net perl -e '
+use Socket; system("ip link set lo up");
+for (1..20) {
+    socket(my $listener, PF_INET, SOCK_STREAM, 0); bind($listener, sockaddr_in(0, INADDR_LOOPBACK));
+    listen($listener, 128); push @kept, $listener;
+    for (1..100) {
+        socket(my $s, PF_INET, SOCK_STREAM, 0); connect($s, getsockname($listener)) or die; syswrite($s, "x" x 60000);
+    }
+}
+$0 = "filled"; sleep 1000'"#;
+
+#[tokio::test]
+async fn who_hoards_in_sockets_that_nobody_is_charged_for_is_told() {
+    let Some(root) = Root::new("hoard") else { return };
+    if let Err(error) = mogok_agent::cgroup::watch::sockets::check() {
+        return eprintln!("SKIP: the kernel has no tcp_diag: {error}");
+    }
+    let (watcher, _) = start();
+    let (_, cgroup) = root.create(&small());
+    let mut child = run_in(&cgroup, HOARD);
+    let comm = format!("/proc/{}/comm", child.id());
+    eventually("it is full", || std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n"));
+    let sockets = Sockets::of(child.id().try_into().unwrap()).unwrap();
+    let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
+    let report = until(&mut watch, |report| report.sockets).await;
+    // The kernel itself has nothing against it.
+    assert_eq!(report, Report { sockets: true, ..Report::default() });
+    assert!(alive(&mut child));
+    cgroup.remove().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn idle_containers_wake_nobody() {
     const CONTAINERS: usize = 100;
@@ -171,7 +204,7 @@ fn idle_containers_wake_nobody() {
     let (watcher, task) = start();
     let made: Vec<_> = (0..CONTAINERS).map(|_| root.create(&small()).1).collect();
     let watches: Vec<_> =
-        made.iter().map(|cgroup| watcher.watch(cgroup, &small(), Attention::App).unwrap()).collect();
+        made.iter().map(|cgroup| watcher.watch(cgroup, &small(), Attention::App, None).unwrap()).collect();
     // Until it has heard of all of them.
     eventually("the watcher is calm", || {
         let before = sleeps(&task);

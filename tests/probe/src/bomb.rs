@@ -9,11 +9,15 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use crate::check::{errno, name};
 use crate::raw::{self, Arg};
 
 /// How long what was taken is kept.
 const KEPT: Duration = Duration::from_secs(2);
+/// The same of what the kernel charges to nobody, which the agent looks for from time to time.
+const KEPT_IN_SOCKETS: Duration = Duration::from_secs(20);
 /// No bomb takes longer.
 const LONGEST: Duration = Duration::from_secs(15);
 /// More than any limit of a container's.
@@ -35,7 +39,7 @@ pub(crate) fn run(bomb: &str) -> ExitCode {
             }
         }
     }
-    std::thread::sleep(KEPT);
+    std::thread::sleep(if bomb.ends_with("_buffers") { KEPT_IN_SOCKETS } else { KEPT });
     println!("probe: {bomb}: {taken} taken, {answer}");
     drop(held);
     ExitCode::SUCCESS
@@ -49,6 +53,7 @@ struct Hoard {
     fill: Option<File>,
     datagrams: Vec<UdpSocket>,
     streams: Vec<[TcpStream; 2]>,
+    listeners: Vec<TcpListener>,
 }
 
 impl Drop for Hoard {
@@ -66,7 +71,7 @@ impl Hoard {
     /// Takes one more.
     fn take(&mut self, bomb: &str, taken: usize) -> Result<(), String> {
         let failed = |error: io::Error| name(errno(&error));
-        let number = |result: Result<i64, nix::errno::Errno>| result.map(drop).map_err(name);
+        let number = |result: Result<i64, Errno>| result.map(drop).map_err(name);
         match bomb {
             "fork" => {
                 let child = Command::new("/proc/self/exe").arg("wait").stdout(Stdio::null()).spawn();
@@ -106,6 +111,8 @@ impl Hoard {
             ))?,
             "datagram_buffers" => self.datagrams.push(full_of_datagrams().map_err(failed)?),
             "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
+            "unaccepted_buffers" => self.unaccepted(taken).map_err(failed)?,
+            "netlink_buffers" => full_of_answers().map_err(name)?,
             "terminals" => {
                 let file = OpenOptions::new().read(true).write(true).open("/dev/ptmx");
                 self.files.push(file.map_err(failed)?);
@@ -121,6 +128,16 @@ impl Hoard {
             other => return Err(format!("there is no bomb {other:?}")),
         }
         Ok(())
+    }
+
+    /// A connection that nobody accepts, with all that goes into it; it has no descriptor.
+    fn unaccepted(&mut self, taken: usize) -> io::Result<()> {
+        if taken.is_multiple_of(100) {
+            self.listeners.push(TcpListener::bind("127.0.0.1:0")?);
+        }
+        let Some(listener) = self.listeners.last() else { return Ok(()) };
+        let mut stream = TcpStream::connect(listener.local_addr()?)?;
+        stream.write_all(&[1; 60_000])
     }
 
     fn fill(&mut self, path: &str) -> Result<(), String> {
@@ -164,4 +181,25 @@ fn full_stream() -> io::Result<[TcpStream; 2]> {
         }
     }
     Ok([from, to])
+}
+
+/// A netlink socket with lists of links (rtnetlink(7)) that nobody reads.
+fn full_of_answers() -> Result<(), Errno> {
+    // nlmsghdr: length, RTM_GETLINK, REQUEST and DUMP, sequence, port; rtgenmsg: any family. Little-endian.
+    const REQUEST: &[u8] = &[17, 0, 0, 0, 18, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    const MEBIBYTE: &[u8] = &[0, 0, 16, 0];
+    let fd = raw::call(libc::SYS_socket, &[Arg::Number(16), Arg::Number(3), Arg::Number(0)])?;
+    let socket = Arg::Number(fd);
+    raw::call(
+        libc::SYS_setsockopt,
+        &[socket, Arg::Number(1), Arg::Number(8), Arg::Bytes(MEBIBYTE), Arg::Number(4)],
+    )?;
+    for _ in 0..400 {
+        let length = Arg::Number(17);
+        let sent = raw::call(libc::SYS_sendto, &[socket, Arg::Bytes(REQUEST), length, Arg::Number(0x40)]);
+        if sent.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }

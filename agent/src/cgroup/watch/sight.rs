@@ -22,6 +22,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::super::hierarchy::{Place, Version};
 use super::super::{CgroupError, file};
 use super::Attention;
+use super::sockets::Sockets;
 use super::tracker::{Memory, Periods};
 
 /// Woken when all runnable tasks of the container had to wait for a quarter of two seconds. The kernel lets
@@ -50,6 +51,8 @@ pub(super) struct Subject {
     pub(super) cpu: Place,
     pub(super) v2: PathBuf,
     pub(super) memory_high: u64,
+    pub(super) memory_limit: u64,
+    pub(super) sockets: Option<Sockets>,
     pub(super) attention: Attention,
 }
 

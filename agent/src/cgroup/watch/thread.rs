@@ -32,7 +32,13 @@ const KILL_RECHECK: Duration = Duration::from_millis(5);
 const TICK_OF_APP: Duration = Duration::from_secs(30);
 const TICK_OF_BUILD: Duration = Duration::from_secs(1);
 
+/// How often sockets are looked at, and how often while the host has less than this part of its memory left.
+const TICK_OF_SOCKETS: u32 = 10;
+const SCARCE: u64 = 4;
+
 const BELL: u64 = u64::MAX;
+/// The second hand, while there are sockets to look at.
+const SECOND: u64 = u64::MAX - 1;
 const EVENTS: usize = 64;
 
 /// What to do about a sight after a look.
@@ -61,8 +67,10 @@ pub(super) struct Thread {
     epoll: Epoll,
     started: Instant,
     containers: BTreeMap<u64, Container>,
-    /// At most one for each sight; those of containers that are gone mean nothing.
+    /// At most one for each sight and one for the second hand; those of containers that are gone mean nothing.
     looks: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// Seconds since sockets were looked at; none while there are none to look at.
+    sockets_seen: Option<u32>,
 }
 
 /// What an event or a time belongs to.
@@ -86,6 +94,7 @@ impl Thread {
             started: Instant::now(),
             containers: BTreeMap::new(),
             looks: BinaryHeap::new(),
+            sockets_seen: None,
         })
     }
 
@@ -144,7 +153,29 @@ impl Thread {
         true
     }
 
+    /// A second is over: are sockets to be looked at?
+    fn second(&mut self) {
+        let seconds = self.sockets_seen.map_or(1, |seconds| seconds + 1);
+        if !self.containers.values().any(|container| container.subject.sockets.is_some()) {
+            self.sockets_seen = None;
+            return;
+        }
+        self.looks.push(Reverse((Instant::now() + PAUSE, SECOND)));
+        if seconds < TICK_OF_SOCKETS && !memory_is_scarce() {
+            self.sockets_seen = Some(seconds);
+            return;
+        }
+        self.sockets_seen = Some(0);
+        for container in self.containers.values_mut() {
+            container.look_at_sockets();
+        }
+    }
+
     fn watch(&mut self, key: u64, subject: Subject, reports: watch::Sender<Report>) {
+        if subject.sockets.is_some() && self.sockets_seen.is_none() {
+            self.sockets_seen = Some(0);
+            self.looks.push(Reverse((Instant::now() + PAUSE, SECOND)));
+        }
         // What cannot be read now is told of by the looks below.
         let hits = subject.process_limit_hits().unwrap_or(0);
         let tracker = Tracker::new(subject.attention, subject.memory_high, hits);
@@ -175,6 +206,9 @@ impl Thread {
     /// Reads what a container's counter says, after an event (its descriptor is not armed then) or because
     /// it is time to.
     fn look(&mut self, token: u64, event: bool) {
+        if token == SECOND {
+            return self.second();
+        }
         let (key, kind) = of_token(token);
         let Some(container) = self.containers.get_mut(&key) else { return };
         match container.look(kind, event, Instant::now()) {
@@ -199,6 +233,16 @@ impl Thread {
             }
         }
     }
+}
+
+/// Is less left of the host's memory than a part of it (`MemAvailable`, proc_meminfo(5))?
+fn memory_is_scarce() -> bool {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    matches!((kib("MemAvailable:"), kib("MemTotal:")), (Some(left), Some(all)) if left < all / SCARCE)
 }
 
 /// Is its cgroup no longer there?
@@ -229,6 +273,25 @@ impl Container {
         let report = self.tracker.report();
         self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
         Ok(next)
+    }
+
+    fn look_at_sockets(&mut self) {
+        let Some(sockets) = &self.subject.sockets else { return };
+        match sockets.hold_more_than(self.subject.memory_limit) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.tracker.sockets_hold_too_much();
+                let report = self.tracker.report();
+                self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
+            }
+            Err(error) => {
+                if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) {
+                    let cgroup = self.subject.v2.display();
+                    tracing::warn!(%cgroup, %error, "the sockets of a container are no longer watched");
+                }
+                self.subject.sockets = None;
+            }
+        }
     }
 
     fn look_at_memory(&mut self, event: bool, now: Instant) -> Result<Next, CgroupError> {

@@ -25,6 +25,8 @@ pub struct Report {
     pub throttled: u64,
     /// How often it ran into its limit of processes.
     pub process_limit: u64,
+    /// Its sockets hold more memory than its limit.
+    pub sockets: bool,
     /// Of a build: it has run into its limit of processes again and again, for 10 s at a stretch.
     pub stuck: bool,
 }
@@ -97,6 +99,10 @@ impl Tracker {
         if memory.short(self.memory_high) && self.short.sign(now) {
             self.report.memory_high += 1;
         }
+    }
+
+    pub(super) fn sockets_hold_too_much(&mut self) {
+        self.report.sockets = true;
     }
 
     pub(super) fn process_limit_hits(&mut self, now: Instant, hits: u64) {

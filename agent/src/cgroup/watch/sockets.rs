@@ -1,0 +1,294 @@
+//! What the sockets of a container hold in the kernel, seen from its network namespace.
+//!
+//! The cgroup is not charged for all of it: not for connections that nobody has accepted yet, not for what netlink
+//! has answered, and on v1 not for the first packet of each connection. Invariant: memory is weighed, not payload:
+//! many small packets take more than they carry.
+//!
+//! Sources: sock_diag(7), `include/uapi/linux/{inet_diag,sock_diag}.h`, proc_pid_net(5).
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+};
+use nix::sys::stat::Mode;
+use nix::sys::time::TimeVal;
+
+/// Fewer hold little, whatever is in them: a socket's buffer has some megabytes at most.
+const FEW: u64 = 16;
+/// Bytes of a table of `/proc/PID/net` that are read: some 100,000 sockets.
+const TABLE: u64 = 16 << 20;
+/// Of one answer of the kernel's, which sends 32 KiB at most.
+const ANSWER: usize = 64 << 10;
+/// Answers of a dump: several millions of sockets.
+const ANSWERS: usize = 1 << 15;
+const WAIT_SECONDS: i64 = 1;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const REQUEST_AND_DUMP: u16 = 0x301;
+const IPPROTO_TCP: u8 = 6;
+const INET_DIAG_SKMEMINFO: u16 = 7;
+/// Bytes of `nlmsghdr`, of `inet_diag_req_v2` and of `inet_diag_msg`.
+const HEADER: usize = 16;
+const REQUEST: usize = 56;
+const SOCKET: usize = 72;
+/// Of `SK_MEMINFO_*`: received, ahead, waiting to be sent, and in the backlog.
+const HELD: [usize; 4] = [0, 4, 5, 7];
+
+/// The sockets of one container.
+#[derive(Debug)]
+pub struct Sockets {
+    /// `/proc/PID` of its init, which keeps neither that nor its namespace.
+    process: OwnedFd,
+}
+
+impl Sockets {
+    /// Of the network namespace that process `pid` is in. The caller asks afterwards whether it is still the one
+    /// that was meant.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self { process: open(format!("/proc/{pid}").as_str(), flags, Mode::empty())? })
+    }
+
+    /// Is the memory of its sockets more than `limit` bytes? Looks closer only where there are many.
+    ///
+    /// # Errors
+    /// `ESRCH` or `ENOENT` when the process has ended; when the kernel has no answer.
+    pub(super) fn hold_more_than(&self, limit: u64) -> io::Result<bool> {
+        if self.count()? <= FEW {
+            return Ok(false);
+        }
+        let mut held = self.by_tables()?;
+        if held <= limit {
+            held += match self.of_tcp(limit) {
+                // The check of the host tells of a kernel that cannot say.
+                Err(error) if error.kind() == ErrorKind::Unsupported => 0,
+                held => held?,
+            };
+        }
+        Ok(held > limit)
+    }
+
+    /// Sockets of any kind, and of TCP also those that no descriptor leads to.
+    fn count(&self) -> io::Result<u64> {
+        let [ipv4, ipv6] = ["net/sockstat", "net/sockstat6"].map(|name| self.table(name));
+        let ipv4 = ipv4?;
+        let number = |text: &str, begin: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(begin));
+            line.and_then(|line| line.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        // A kernel without IPv6 has no second table.
+        let tcp6 = ipv6.map_or(0, |text| number(&text, "TCP6: inuse "));
+        Ok(number(&ipv4, "sockets: used ") + number(&ipv4, "TCP: inuse ") + tcp6)
+    }
+
+    /// Of UDP and netlink, whose tables tell memory.
+    fn by_tables(&self) -> io::Result<u64> {
+        let udp = ["net/udp", "net/udp6"].map(|name| self.table(name).unwrap_or_default());
+        let udp: u64 = udp.iter().flat_map(|table| table.lines().skip(1)).filter_map(queues).sum();
+        let netlink = self.table("net/netlink")?;
+        let netlink = netlink.lines().skip(1).filter_map(|line| {
+            let mut columns = line.split_whitespace().skip(4);
+            Some(columns.next()?.parse::<u64>().ok()? + columns.next()?.parse::<u64>().ok()?)
+        });
+        Ok(udp + netlink.sum::<u64>())
+    }
+
+    fn table(&self, name: &str) -> io::Result<String> {
+        let file = openat(&self.process, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut text = String::new();
+        File::from(file).take(TABLE).read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Bytes that its TCP sockets hold, counted until they are more than `enough`.
+    fn of_tcp(&self, enough: u64) -> io::Result<u64> {
+        let diag = self.diag()?;
+        let mut held = 0;
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            send(diag.as_raw_fd(), &request(family), MsgFlags::empty())?;
+            let mut answer = vec![0; ANSWER];
+            for _ in 0..ANSWERS {
+                let length = recv(diag.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+                let (bytes, last) = weigh(&answer[..length])?;
+                held += bytes;
+                if held > enough {
+                    return Ok(held);
+                }
+                if last {
+                    break;
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// A socket of its namespace that asks about sockets. The calling thread is back in its own when this returns.
+    fn diag(&self) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let home = File::open("/proc/thread-self/ns/net")?;
+        setns(openat(&self.process, "ns/net", flags, Mode::empty())?, CloneFlags::CLONE_NEWNET)?;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let made = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag);
+        setns(home, CloneFlags::CLONE_NEWNET)?;
+        let made = made?;
+        setsockopt(&made, sockopt::ReceiveTimeout, &TimeVal::new(WAIT_SECONDS, 0))?;
+        Ok(made)
+    }
+}
+
+/// Can the kernel say what TCP sockets hold?
+///
+/// # Errors
+/// `Unsupported` when not.
+pub fn check() -> io::Result<()> {
+    Sockets::of(nix::unistd::gettid().as_raw())?.of_tcp(0).map(drop)
+}
+
+/// `tx_queue:rx_queue`, the fifth column, in hexadecimal digits.
+fn queues(line: &str) -> Option<u64> {
+    let (sent, received) = line.split_whitespace().nth(4)?.split_once(':')?;
+    Some(u64::from_str_radix(sent, 16).ok()? + u64::from_str_radix(received, 16).ok()?)
+}
+
+/// Asks for all TCP sockets of a family with their memory.
+fn request(family: AddressFamily) -> [u8; HEADER + REQUEST] {
+    let mut bytes = [0; HEADER + REQUEST];
+    bytes[..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
+    bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&REQUEST_AND_DUMP.to_ne_bytes());
+    bytes[HEADER] = family as u8;
+    bytes[HEADER + 1] = IPPROTO_TCP;
+    bytes[HEADER + 2] = 1 << (INET_DIAG_SKMEMINFO - 1);
+    bytes[HEADER + 4..HEADER + 8].copy_from_slice(&u32::MAX.to_ne_bytes());
+    bytes
+}
+
+/// The memory of the sockets in an answer, and whether it is the last one.
+fn weigh(mut answer: &[u8]) -> io::Result<(u64, bool)> {
+    let mut held = 0;
+    while let Some((message, kind, rest)) = next(answer, 4, 4) {
+        match kind {
+            NLMSG_DONE => return Ok((held, true)),
+            NLMSG_ERROR => {
+                let code = message.get(HEADER..HEADER + 4).and_then(number).unwrap_or(0);
+                let errno = Errno::from_raw((code as i32).wrapping_neg());
+                // The module that would answer.
+                let absent = errno == Errno::ENOENT;
+                return Err(if absent { ErrorKind::Unsupported.into() } else { errno.into() });
+            }
+            SOCK_DIAG_BY_FAMILY => {
+                let mut attributes = message.get(HEADER + SOCKET..).unwrap_or_default();
+                while let Some((attribute, kind, rest)) = next(attributes, 2, 2) {
+                    if kind == INET_DIAG_SKMEMINFO {
+                        let words: Vec<u32> = attribute[4..].chunks_exact(4).filter_map(number).collect();
+                        held +=
+                            HELD.iter().filter_map(|at| words.get(*at)).map(|n| u64::from(*n)).sum::<u64>();
+                    }
+                    attributes = rest;
+                }
+            }
+            _ => {}
+        }
+        answer = rest;
+    }
+    Ok((held, false))
+}
+
+fn number(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+/// The first message (netlink(7)) or attribute with its header, its kind, and what follows. Its length, of which the
+/// first `length` bytes of the header are, is rounded up to four; the kind stands at `kind`.
+fn next(bytes: &[u8], length: usize, kind: usize) -> Option<(&[u8], u16, &[u8])> {
+    let kind = u16::from_ne_bytes(bytes.get(kind..kind + 2)?.try_into().ok()?);
+    let size = match length {
+        2 => u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?).into(),
+        _ => u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize,
+    };
+    if size < 4 {
+        return None;
+    }
+    let rest = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
+    Some((bytes.get(..size)?, kind, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The sockets of a namespace of this thread's own; `None`, said aloud, where it may have none.
+    fn own() -> Option<Sockets> {
+        if let Err(errno) = nix::sched::unshare(CloneFlags::CLONE_NEWNET) {
+            eprintln!("SKIP: cannot make a network namespace: {errno}");
+            return None;
+        }
+        std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        Some(Sockets::of(nix::unistd::gettid().as_raw()).unwrap())
+    }
+
+    #[test]
+    fn what_nobody_has_accepted_is_weighed() {
+        std::thread::spawn(|| {
+            let Some(sockets) = own() else { return };
+            assert!(!sockets.hold_more_than(0).unwrap());
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            for _ in 0..100 {
+                let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                stream.write_all(&[1; 40_000]).unwrap();
+            }
+            let held = sockets.of_tcp(u64::MAX).unwrap();
+            assert!((4_000_000..20_000_000).contains(&held), "{held}");
+            assert!(sockets.hold_more_than(3_000_000).unwrap());
+            assert!(!sockets.hold_more_than(1 << 30).unwrap());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn datagrams_are_weighed_with_all_that_they_take() {
+        std::thread::spawn(|| {
+            let Some(sockets) = own() else { return };
+            let datagrams: Vec<_> = (0..30).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+            assert!(!sockets.hold_more_than(0).unwrap());
+            for socket in &datagrams {
+                for _ in 0..100 {
+                    socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+                }
+            }
+            assert!(sockets.hold_more_than(30 * 100 * 500).unwrap());
+            drop(datagrams);
+            assert!(!sockets.hold_more_than(0).unwrap());
+        })
+        .join()
+        .unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_breaks_the_reader(answer in prop::collection::vec(any::<u8>(), 0..400), length in any::<u8>()) {
+            let _ = weigh(&answer);
+            let mut framed = u32::from(length).to_ne_bytes().to_vec();
+            framed.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+            framed.extend(&answer);
+            let _ = weigh(&framed);
+        }
+    }
+}
