@@ -83,10 +83,11 @@ pub(super) fn apply(
             limits.cpus.iter().map(|cpus| Setting::required("cpuset.cpus", cpus)).collect()
         }
     };
-    write(controller, place, &settings)?;
+    let written = write(controller, place, &settings);
     match (controller, &limits.cpus) {
-        (Controller::Cpuset, Some(cpus)) => check_cpus(place, cpus),
-        _ => Ok(()),
+        // Also of a refused one: v1 takes no CPUs that the parent lacks.
+        (Controller::Cpuset, Some(cpus)) => check_cpus(place, cpus).and(written),
+        _ => written,
     }
 }
 

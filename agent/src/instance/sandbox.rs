@@ -130,7 +130,8 @@ pub fn check(spec: &InstanceSpec) -> Result<(), InvalidSpec> {
         ("io.read_ops", io(limits.io.read_ops), 10, u64::MAX),
         ("io.write_ops", io(limits.io.write_ops), 10, u64::MAX),
         ("io.weight", u64::from(limits.io.weight.unwrap_or(100)), 1, 10_000),
-        ("pids", u64::from(limits.pids), 1, 1 << 22),
+        // Its init and its program.
+        ("pids", u64::from(limits.pids), 2, 1 << 22),
         ("disk_bytes", limits.disk_bytes, 4 * MIB, 1 << 44),
         ("disk_inodes", limits.disk_inodes, 64, 1 << 32),
         ("open_files", limits.open_files, 16, 1 << 20),
@@ -264,7 +265,7 @@ mod tests {
             with(|s| drop(s.env.insert("A".into(), "x".repeat(600_000)))),
             InvalidSpec::ExecTooLarge(_)
         ));
-        assert!(matches!(with(|s| s.limits.pids = 0), InvalidSpec::Limit { name: "pids", .. }));
+        assert!(matches!(with(|s| s.limits.pids = 1), InvalidSpec::Limit { name: "pids", .. }));
         assert!(matches!(
             with(|s| s.limits.cpu_burst_usec = 200_001),
             InvalidSpec::Limit { name: "cpu_burst_usec", most: 200_000, .. }
