@@ -4,7 +4,7 @@
 //! ```text
 //! Running --init ends--> kill the rest, drain, exit.json --> Ended --Quit or 10 quiet minutes--> gone
 //! ```
-//! One thread, one poll(2). Invariants: the exit is on disk before anyone is told; no client and no
+//! One thread, one poll(2). Invariants: the exit is on disk before anyone is told, unless the disk is full; no client and no
 //! output of the program can make the shim wait.
 
 use std::io;
@@ -38,6 +38,7 @@ use output::Output;
 
 /// Without a word from the agent after the exit.
 const LINGER: Duration = Duration::from_secs(600);
+const RECORD_AGAIN: Duration = Duration::from_secs(1);
 /// Signals from here on are queued one by one.
 const FIRST_QUEUED: i32 = 32;
 
@@ -49,6 +50,8 @@ pub(crate) struct Supervisor {
     output: Output,
     control: Control,
     ended: Option<Exit>,
+    /// When the exit is to be written again, because the disk did not take it.
+    unrecorded: Option<Instant>,
     /// Of the last request, or of the exit.
     heard: Instant,
     /// Since then only output was handled: there is nothing to give back.
@@ -74,7 +77,18 @@ impl Supervisor {
         let intake = Intake::new(running.stdout.take(), running.stderr.take())?;
         fcntl(&running.status, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let heard = Instant::now();
-        Ok(Self { state, started, running, intake, output, control, ended: None, heard, settled: false })
+        Ok(Self {
+            state,
+            started,
+            running,
+            intake,
+            output,
+            control,
+            ended: None,
+            unrecorded: None,
+            heard,
+            settled: false,
+        })
     }
 
     /// Supervises to the end.
@@ -94,6 +108,7 @@ impl Supervisor {
             if ready.init && self.ended.is_none() {
                 self.end()?;
             }
+            self.record_again()?;
             if self.serve(&ready.clients) || self.forgotten() {
                 fail_point!("shim/quit");
                 return Ok(());
@@ -146,7 +161,8 @@ impl Supervisor {
 
     fn timeout(&self, now: Instant) -> PollTimeout {
         let linger = self.ended.as_ref().map(|_| self.heard + LINGER);
-        let next = [linger, self.intake.due(), self.output.due()].into_iter().flatten().min();
+        let next =
+            [linger, self.unrecorded, self.intake.due(), self.output.due()].into_iter().flatten().min();
         next.map_or(PollTimeout::NONE, |at| {
             // Rounded up, or the last fraction of a millisecond would be spent spinning.
             let wait = at.saturating_duration_since(now) + Duration::from_millis(1);
@@ -172,12 +188,26 @@ impl Supervisor {
         self.output.end();
         fail_point!("shim/output_drained");
         let exit = Exit { code: status.code, signal: status.signal, at_us };
-        self.state.write(file::EXIT, &serde_json::to_vec(&exit)?)?;
+        self.record(&exit)?;
         fail_point!("shim/exit_recorded");
         self.control.tell_waiting(&Reply::Exited(exit.clone()));
         self.ended = Some(exit);
         self.heard = Instant::now();
         Ok(())
+    }
+
+    /// Writes how the program ended. On a full disk it is told all the same, and written when there is room.
+    fn record(&mut self, exit: &Exit) -> io::Result<()> {
+        let written = self.state.write(file::EXIT, &serde_json::to_vec(exit)?);
+        self.unrecorded = written.is_err().then(|| Instant::now() + RECORD_AGAIN);
+        Ok(())
+    }
+
+    fn record_again(&mut self) -> io::Result<()> {
+        match (self.unrecorded, self.ended.clone()) {
+            (Some(due), Some(exit)) if due <= Instant::now() => self.record(&exit),
+            _ => Ok(()),
+        }
     }
 
     /// The end of init took its PID namespace along; this is for processes that were put into the cgroup from
