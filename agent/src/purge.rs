@@ -1,5 +1,7 @@
 //! `mogok-agent purge`: stops and removes everything that an agent of this state directory ever made
 //! on the host. Done again, it does nothing. Images and packages are in the store, which it leaves.
+//!
+//! Invariant: nothing is removed that an agent does not make, whatever directory it is given.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cgroup::Cgroups;
 use crate::config::{self, HostSettings};
+use crate::debris;
 use crate::disk::Disks;
 use crate::ledger::Ledger;
 use crate::network::Network;
@@ -18,11 +21,32 @@ use crate::shim::{self, Process};
 const REMEDY: &str =
     "start the agent once with the options it had, which writes it anew, stop it, and purge again";
 
+/// What an agent makes in its state directory, beside what stays: the lock and the node's id.
+const OURS: [&str; 12] = [
+    "instances",
+    "gone",
+    "disks",
+    "journal",
+    "desired.json",
+    "desired.log",
+    "desired.new",
+    "desired.ballast",
+    "network-rotation.json",
+    "network-rotation.new",
+    "host.new",
+    "node-id.new",
+];
+const STAYS: [&str; 2] = ["lock", "node-id"];
+
 /// # Errors
-/// When an agent still works on the directory, or something cannot be removed.
+/// When the directory is none of an agent's, an agent still works on it, or something cannot be removed.
 pub async fn purge(state_dir: &Path) -> Result<()> {
-    if !state_dir.exists() {
+    if !state_dir.exists() || !has_entries(state_dir) {
         return Ok(());
+    }
+    let host = config::host_settings_file(state_dir);
+    if !OURS.iter().chain(&STAYS).any(|name| state_dir.join(name).exists()) && !host.exists() {
+        bail!("{} is not the state directory of an agent: it has nothing of one's", state_dir.display());
     }
     let _lock = run::lock(state_dir)?;
     let settings = config::host_settings_file(state_dir);
@@ -36,20 +60,20 @@ pub async fn purge(state_dir: &Path) -> Result<()> {
         // Its containers may run, and their records are all that leads to them.
         bail!("{} is missing, and there are instances: {REMEDY}", settings.display());
     }
-    for entry in std::fs::read_dir(state_dir)? {
-        let path = entry?.path();
-        // The lock is held by this process, so that no agent starts in the middle. The id stays: whoever
-        // comes back here is the same node to the control plane.
-        if path == settings || path.file_name().is_some_and(|name| name == "lock" || name == "node-id") {
-            continue;
-        }
-        let removed =
-            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    // The lock is held by this process, so that no agent starts in the middle. The id stays: whoever comes back
+    // here is the same node to the control plane.
+    for path in OURS.map(|name| state_dir.join(name)) {
+        debris::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     // Last: should one of the others stay, it is purged by this again.
     if settings.exists() {
         std::fs::remove_file(&settings).with_context(|| format!("cannot remove {}", settings.display()))?;
+    }
+    for entry in std::fs::read_dir(state_dir)? {
+        let name = entry?.file_name();
+        if !STAYS.iter().any(|stays| name == *stays) {
+            tracing::warn!(?name, dir = %state_dir.display(), "left what is not an agent's");
+        }
     }
     Ok(())
 }
@@ -103,9 +127,28 @@ mod tests {
         let refused = format!("{:#}", purge(dir.path()).await.unwrap_err());
         assert!(refused.contains("host.json is not what") && refused.contains(REMEDY), "{refused}");
         assert!(record.exists());
-        // Nothing of an agent's.
+        // Nothing that leads to a container.
         std::fs::remove_dir_all(dir.path().join("instances")).unwrap();
         std::fs::remove_file(dir.path().join("host.json")).unwrap();
         purge(dir.path()).await.unwrap();
+        purge(dir.path()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_no_agent_makes_is_never_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        // Where the state directory of an agent is one of several.
+        let precious = dir.path().join("control-plane/mogok.db");
+        std::fs::create_dir_all(precious.parent().unwrap()).unwrap();
+        std::fs::write(&precious, "accounts").unwrap();
+        std::fs::create_dir_all(dir.path().join("agent/instances/x")).unwrap();
+        let refused = format!("{:#}", purge(dir.path()).await.unwrap_err());
+        assert!(refused.contains("is not the state directory of an agent"), "{refused}");
+        // Beside what an agent makes.
+        std::fs::create_dir(dir.path().join("journal")).unwrap();
+        std::fs::write(dir.path().join("node-id"), "").unwrap();
+        purge(dir.path()).await.unwrap();
+        assert!(!dir.path().join("journal").exists() && dir.path().join("node-id").exists());
+        assert!(precious.exists() && dir.path().join("agent/instances/x").exists());
     }
 }
