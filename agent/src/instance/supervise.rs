@@ -100,9 +100,8 @@ impl Instance {
                                     continue;
                                 }
                                 _ if !running => continue,
-                                News::Sockets => {
-                                    let mib = spec.limits.memory_bytes >> 20;
-                                    self.say(&format!("killed: memory, its sockets held more than its {mib} MiB"));
+                                News::Hoard(words) => {
+                                    self.say(&format!("killed: memory, {words}"));
                                     KillReason::Memory
                                 }
                                 News::Kill(KillReason::Processes) => {

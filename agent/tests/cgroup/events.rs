@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mogok_agent::cgroup::{Attention, Report, Sockets, Watch, Watcher};
+use mogok_agent::cgroup::{Attention, Hoard, Report, Sockets, Watch, Watcher};
 use mogok_api::app::Limits;
 
 use super::harness::{LoopDisk, Root, alive, eventually, run_in, small};
@@ -189,9 +189,9 @@ async fn who_hoards_in_sockets_that_nobody_is_charged_for_is_told() {
     eventually("it is full", || std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n"));
     let sockets = Sockets::of(child.id().try_into().unwrap()).unwrap();
     let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
-    let report = until(&mut watch, |report| report.sockets).await;
+    let report = until(&mut watch, |report| report.hoard.is_some()).await;
     // The kernel itself has nothing against it.
-    assert_eq!(report, Report { sockets: true, ..Report::default() });
+    assert_eq!(report, Report { hoard: Some(Hoard::Sockets), ..Report::default() });
     assert!(alive(&mut child));
     cgroup.remove().unwrap();
     child.wait().unwrap();

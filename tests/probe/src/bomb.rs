@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::check::{errno, name};
 use crate::raw::{self, Arg};
@@ -17,7 +18,7 @@ use crate::raw::{self, Arg};
 /// How long what was taken is kept.
 const KEPT: Duration = Duration::from_secs(2);
 /// The same of what the kernel charges to nobody, which the agent looks for from time to time.
-const KEPT_IN_SOCKETS: Duration = Duration::from_secs(20);
+const KEPT_UNCHARGED: Duration = Duration::from_secs(20);
 /// No bomb takes longer.
 const LONGEST: Duration = Duration::from_secs(15);
 /// More than any limit of a container's.
@@ -39,7 +40,8 @@ pub(crate) fn run(bomb: &str) -> ExitCode {
             }
         }
     }
-    std::thread::sleep(if bomb.ends_with("_buffers") { KEPT_IN_SOCKETS } else { KEPT });
+    let uncharged = bomb.ends_with("_buffers") || bomb == "file_locks";
+    std::thread::sleep(if uncharged { KEPT_UNCHARGED } else { KEPT });
     println!("probe: {bomb}: {taken} taken, {answer}");
     drop(held);
     ExitCode::SUCCESS
@@ -113,6 +115,7 @@ impl Hoard {
             "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
             "unaccepted_buffers" => self.unaccepted(taken).map_err(failed)?,
             "netlink_buffers" => full_of_answers().map_err(name)?,
+            "file_locks" => self.lock(taken).map_err(name)?,
             "terminals" => {
                 let file = OpenOptions::new().read(true).write(true).open("/dev/ptmx");
                 self.files.push(file.map_err(failed)?);
@@ -138,6 +141,22 @@ impl Hoard {
         let Some(listener) = self.listeners.last() else { return Ok(()) };
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
         stream.write_all(&[1; 60_000])
+    }
+
+    /// One more byte of a file, with a gap so that it does not become part of the lock before, and from the end, where
+    /// the kernel finds its place at once.
+    fn lock(&mut self, taken: usize) -> Result<(), Errno> {
+        if self.files.is_empty() {
+            self.files.push(File::create("/app/locked").map_err(|error| errno(&error))?);
+        }
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 2 * (MANY - taken) as libc::off_t,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(&self.files[0], FcntlArg::F_SETLK(&lock)).map(drop)
     }
 
     fn fill(&mut self, path: &str) -> Result<(), String> {

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use super::super::{CgroupError, removal};
 use super::sight::{Kind, Sight, Subject};
-use super::tracker::{Report, Tracker};
-use super::{Attention, Order};
+use super::tracker::{Hoard, Report, Tracker};
+use super::{Attention, Order, locks};
 
 /// Between an event and the next one of the same kind and container.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,13 +32,16 @@ const KILL_RECHECK: Duration = Duration::from_millis(5);
 const TICK_OF_APP: Duration = Duration::from_secs(30);
 const TICK_OF_BUILD: Duration = Duration::from_secs(1);
 
-/// How often sockets are looked at, and how often while the host has less than this part of its memory left.
-const TICK_OF_SOCKETS: u32 = 10;
+/// How often is looked for what the kernel holds for containers and charges to nobody; at once when less than a
+/// quarter of the host's memory is left, or when a 64th of it went since the last look at that.
+const TICK_OF_HOARDS: Duration = Duration::from_secs(10);
+const LOOK_AT_HOST: Duration = Duration::from_millis(250);
 const SCARCE: u64 = 4;
+const FALL: u64 = 64;
 
 const BELL: u64 = u64::MAX;
-/// The second hand, while there are sockets to look at.
-const SECOND: u64 = u64::MAX - 1;
+/// The look at the host's memory, while there is a container that may hoard.
+const HOST: u64 = u64::MAX - 1;
 const EVENTS: usize = 64;
 
 /// What to do about a sight after a look.
@@ -61,16 +64,24 @@ struct Container {
     kill_rechecks: u32,
 }
 
+/// What the last looks saw.
+struct Host {
+    /// KiB that were left.
+    available: u64,
+    /// Hoards were looked for.
+    searched: Instant,
+}
+
 pub(super) struct Thread {
     orders: mpsc::Receiver<Order>,
     bell: Arc<EventFd>,
     epoll: Epoll,
     started: Instant,
     containers: BTreeMap<u64, Container>,
-    /// At most one for each sight and one for the second hand; those of containers that are gone mean nothing.
+    /// At most one for each sight and one for the host; those of containers that are gone mean nothing.
     looks: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// Seconds since sockets were looked at; none while there are none to look at.
-    sockets_seen: Option<u32>,
+    /// While there is a container that may hoard.
+    host: Option<Host>,
 }
 
 /// What an event or a time belongs to.
@@ -94,7 +105,7 @@ impl Thread {
             started: Instant::now(),
             containers: BTreeMap::new(),
             looks: BinaryHeap::new(),
-            sockets_seen: None,
+            host: None,
         })
     }
 
@@ -153,28 +164,49 @@ impl Thread {
         true
     }
 
-    /// A second is over: are sockets to be looked at?
-    fn second(&mut self) {
-        let seconds = self.sockets_seen.map_or(1, |seconds| seconds + 1);
+    /// Is it time to look for hoards?
+    fn look_at_host(&mut self, now: Instant) {
+        let Some(host) = &mut self.host else { return };
         if !self.containers.values().any(|container| container.subject.sockets.is_some()) {
-            self.sockets_seen = None;
+            self.host = None;
             return;
         }
-        self.looks.push(Reverse((Instant::now() + PAUSE, SECOND)));
-        if seconds < TICK_OF_SOCKETS && !memory_is_scarce() {
-            self.sockets_seen = Some(seconds);
+        self.looks.push(Reverse((now + LOOK_AT_HOST, HOST)));
+        let (available, all) = host_memory().unwrap_or_default();
+        let falls = host.available.saturating_sub(available) > all / FALL;
+        host.available = available;
+        let since = now.saturating_duration_since(host.searched);
+        let scarce = available < all / SCARCE && since >= PAUSE;
+        if !falls && !scarce && since < TICK_OF_HOARDS {
             return;
         }
-        self.sockets_seen = Some(0);
+        host.searched = now;
         for container in self.containers.values_mut() {
             container.look_at_sockets();
+        }
+        match locks::hoarders() {
+            Ok(hoarders) => {
+                // The root's is everybody's beginning.
+                for cgroup in hoarders.iter().map(|path| path.trim_start_matches('/')) {
+                    let ends = |container: &&mut Container| {
+                        !cgroup.is_empty() && container.subject.v2.ends_with(cgroup)
+                    };
+                    self.containers
+                        .values_mut()
+                        .filter(ends)
+                        .for_each(|hoarder| hoarder.hoards(Hoard::Locks));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "locks of files cannot be counted"),
         }
     }
 
     fn watch(&mut self, key: u64, subject: Subject, reports: watch::Sender<Report>) {
-        if subject.sockets.is_some() && self.sockets_seen.is_none() {
-            self.sockets_seen = Some(0);
-            self.looks.push(Reverse((Instant::now() + PAUSE, SECOND)));
+        if subject.sockets.is_some() && self.host.is_none() {
+            let now = Instant::now();
+            let available = host_memory().map_or(0, |(available, _)| available);
+            self.host = Some(Host { available, searched: now });
+            self.looks.push(Reverse((now + LOOK_AT_HOST, HOST)));
         }
         // What cannot be read now is told of by the looks below.
         let hits = subject.process_limit_hits().unwrap_or(0);
@@ -206,8 +238,8 @@ impl Thread {
     /// Reads what a container's counter says, after an event (its descriptor is not armed then) or because
     /// it is time to.
     fn look(&mut self, token: u64, event: bool) {
-        if token == SECOND {
-            return self.second();
+        if token == HOST {
+            return self.look_at_host(Instant::now());
         }
         let (key, kind) = of_token(token);
         let Some(container) = self.containers.get_mut(&key) else { return };
@@ -235,14 +267,14 @@ impl Thread {
     }
 }
 
-/// Is less left of the host's memory than a part of it (`MemAvailable`, proc_meminfo(5))?
-fn memory_is_scarce() -> bool {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+/// What is left of the host's memory, and all of it, in KiB (`MemAvailable` and `MemTotal`, proc_meminfo(5)).
+fn host_memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
-    matches!((kib("MemAvailable:"), kib("MemTotal:")), (Some(left), Some(all)) if left < all / SCARCE)
+    Some((kib("MemAvailable:")?, kib("MemTotal:")?))
 }
 
 /// Is its cgroup no longer there?
@@ -275,15 +307,17 @@ impl Container {
         Ok(next)
     }
 
+    fn hoards(&mut self, what: Hoard) {
+        self.tracker.hoards(what);
+        let report = self.tracker.report();
+        self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
+    }
+
     fn look_at_sockets(&mut self) {
         let Some(sockets) = &self.subject.sockets else { return };
         match sockets.hold_more_than(self.subject.memory_limit) {
             Ok(false) => {}
-            Ok(true) => {
-                self.tracker.sockets_hold_too_much();
-                let report = self.tracker.report();
-                self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
-            }
+            Ok(true) => self.hoards(Hoard::Sockets),
             Err(error) => {
                 if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) {
                     let cgroup = self.subject.v2.display();
