@@ -34,6 +34,7 @@ mod resolver;
 mod rotation;
 mod ruleset;
 mod subnet;
+pub mod survey;
 mod sysctl;
 mod worker;
 
@@ -88,7 +89,9 @@ impl NetworkConfig {
         ports.min(self.pool.containers())
     }
 
-    fn check(&self) -> Result<(), NetworkError> {
+    /// # Errors
+    /// The first setting that no network can be made by.
+    pub fn check(&self) -> Result<(), NetworkError> {
         let name = self.table.as_bytes();
         let legal = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
         if name.len() > 31 || !name.first().is_some_and(u8::is_ascii_lowercase) || !name.iter().all(legal) {

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::cgroup::{CgroupError, Cgroups, Watcher};
-use crate::config::{self, Config};
+use crate::config::{self, Config, HostSettings};
 use crate::disk::Disks;
 use crate::events::Events;
 use crate::exec::Execs;
@@ -34,7 +34,7 @@ use crate::instance::adopt::{self, Finding, Shims};
 use crate::ledger::uids::UidRanges;
 use crate::ledger::{Ledger, Record, atomic};
 use crate::logs::Logs;
-use crate::network::{Demand, Network, Saved};
+use crate::network::{Demand, Network, Saved, survey};
 use crate::node::{self, Ground, Node, STARTS};
 use crate::reconcile::desired::DesiredFile;
 use crate::reconcile::{Reconciler, Wanted};
@@ -88,13 +88,21 @@ fn lock_name(cgroups: &Cgroups) -> Result<Flock<File>, CgroupError> {
     }
 }
 
+/// The settings that an earlier agent worked by.
+fn kept_settings(path: &Path) -> Option<HostSettings> {
+    serde_json::from_slice(&atomic::read(path).ok()?).ok()
+}
+
 /// Makes the node with the containers that live on in its network, and says what was found of each.
-async fn node(config: Config, cgroups: Cgroups, spawner: Spawner) -> Result<(Node, Found)> {
+async fn node(config: Config, cgroups: Cgroups, spawner: Spawner, execs: Execs) -> Result<(Node, Found)> {
     let state_dir = config.state_dir.clone();
     let ledger = Ledger::open(&state_dir)?;
     // Before anything of it exists on the host, so that a purge knows where to look.
     let settings = config::host_settings_file(&state_dir);
-    atomic::write_json(&settings, &config.host, atomic::Durability::PowerLoss)?;
+    // Not when it is there already: a full disk must not keep an agent from what runs.
+    if kept_settings(&settings).as_ref() != Some(&config.host) {
+        atomic::write_json(&settings, &config.host, atomic::Durability::PowerLoss)?;
+    }
     let logs = Logs::open(&state_dir, ledger.clone()).context("cannot open the log journal")?;
     let ground = Arc::new(Ground {
         boot_id: shim::boot_id().context("cannot read the boot id")?,
@@ -143,8 +151,7 @@ async fn node(config: Config, cgroups: Cgroups, spawner: Spawner) -> Result<(Nod
         uids: Mutex::new(uids),
         starts: Semaphore::new(STARTS),
         arrivals: Notify::new(),
-        execs: Execs::new(&config.shim)
-            .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?,
+        execs,
         spawner,
         ground,
         config,
@@ -160,7 +167,17 @@ pub async fn run(config: Config) -> Result<()> {
     raise_descriptors().context("cannot raise the limit of open files")?;
     let spawner = Spawner::start().context("cannot start the thread that executes shims")?;
     let _lock = lock(&config.state_dir)?;
-    // Before anything of the host is changed: an agent that cannot be reached leaves it as it was.
+    // Before anything of the host is changed: an agent that cannot work leaves it as it was.
+    let network = config.host.network(&config.state_dir);
+    network.check().context("the network cannot be set up so")?;
+    let kept = kept_settings(&config::host_settings_file(&config.state_dir));
+    survey::pool(config.host.pool, kept.is_some_and(|kept| kept.pool == config.host.pool)).await?;
+    let execs = Execs::new(&config.shim)
+        .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?;
+    let wanted = Wanted::open(DesiredFile::new(&config.state_dir)).context(
+        "the wanted set cannot be read: move desired.json and desired.log out of the state directory; containers go on until the control plane has sent the set anew",
+    )?;
+    let wanted = Arc::new(wanted);
     let socket = UnixSocket::bind(&config.socket, !config.allow_uids.is_empty()).await?;
     let tls = match &config.tls {
         Some(files) => Some((TlsAcceptor::from(tls::server_config(files)?), bind_tls(files.listen).await?)),
@@ -172,12 +189,8 @@ pub async fn run(config: Config) -> Result<()> {
     let _name = lock_name(&cgroups)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (node, found) = node(config, cgroups, spawner).await?;
+    let (node, found) = node(config, cgroups, spawner, execs).await?;
     let node = Arc::new(node);
-    let wanted = Wanted::open(DesiredFile::new(&node.config.state_dir)).context(
-        "the wanted set cannot be read: move desired.json and desired.log out of the state directory; containers go on until the control plane has sent the set anew",
-    )?;
-    let wanted = Arc::new(wanted);
     let mut reconciler = Reconciler::new(node.clone(), wanted.clone());
     for (record, finding) in found.records {
         reconciler.adopt(record, finding);

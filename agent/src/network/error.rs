@@ -19,6 +19,8 @@ pub enum NetworkError {
     TooManyResolvers(usize),
     #[error("DNS resolver {0}: in a container that is not the host; name an address that others can reach")]
     InvalidResolver(Ipv4Addr),
+    #[error("address pool {pool}: {by} is in it: give --pool another network, for example 10.89.0.0/16")]
+    PoolTaken { pool: Subnet, by: String },
     #[error("{name}: {remedy}: {message}")]
     MissingFeature { name: &'static str, remedy: &'static str, message: String },
     #[error("nft, {operation}")]

@@ -67,6 +67,10 @@ fn gateway_address(gateway: Ipv4Addr) -> AddressMessage {
 }
 
 impl Links {
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// A socket in the calling thread's namespace, served by the calling thread's runtime.
     pub(super) fn open() -> Result<Self, NetworkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(at("open", "rtnetlink"))?;
@@ -235,7 +239,7 @@ impl Links {
     }
 }
 
-fn into_io(error: rtnetlink::Error) -> io::Error {
+pub(super) fn into_io(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),

@@ -75,6 +75,11 @@ impl Subnet {
         Ipv4Addr::from(u32::from(self.base) + 1)
     }
 
+    #[must_use]
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        (u32::from(address) ^ u32::from(self.base)) >> (32 - self.prefix) == 0
+    }
+
     /// First and last container address as numbers, both included.
     pub(super) fn range(&self) -> (u32, u32) {
         let base = u32::from(self.base);

@@ -12,6 +12,7 @@ use mogok_api::id::{Epoch, InstanceId};
 use mogok_api::instance::InstanceSpec;
 use serde::{Deserialize, Serialize};
 
+mod ballast;
 mod file;
 
 pub use file::DesiredFile;
@@ -64,11 +65,12 @@ impl Desired {
                 if self.version != from || version < from {
                     return Applied::NeedSnapshot;
                 }
-                for id in remove {
-                    self.instances.remove(&id);
-                }
                 for spec in upsert {
                     self.instances.entry(spec.id).or_insert_with(|| Arc::new(spec));
+                }
+                // Last: what is in both goes, for the spec that came first would stay in its place.
+                for id in remove {
+                    self.instances.remove(&id);
                 }
                 self.version = version;
                 Applied::Changed
@@ -120,8 +122,12 @@ mod tests {
         let spec = sample_spec();
         desired.apply(snapshot(epoch, 1, vec![spec.clone()]));
         let other = InstanceSpec { command: vec!["/bin/other".into()], ..spec.clone() };
-        desired.apply(snapshot(epoch, 2, vec![other]));
+        desired.apply(snapshot(epoch, 2, vec![other.clone()]));
         assert_eq!(*desired.instances[&spec.id], spec);
+        let both =
+            DesiredMessage::Delta { epoch, from: 2, version: 3, upsert: vec![other], remove: vec![spec.id] };
+        assert_eq!(desired.apply(both), Applied::Changed);
+        assert!(desired.instances.is_empty());
     }
 
     proptest! {

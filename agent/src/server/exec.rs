@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mogok_api::agent::exec::{ExecRequest, PROTOCOL};
+use mogok_api::error::{ApiError, ErrorCode};
 use mogok_api::id::InstanceId;
 use tokio::sync::oneshot;
 
@@ -37,7 +38,13 @@ pub(super) async fn exec(
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let asked = Json::<ExecRequest>::from_request(request, &()).await;
-    let Json(asked) = asked.map_err(|error| Refusal::invalid(error.body_text()))?;
+    let Json(asked) = asked.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Refusal(ApiError::new(
+            ErrorCode::TooLarge,
+            format!("command and environment take more than the {REQUEST_BYTES} bytes of a request: put them into a file of the container"),
+        )),
+        _ => Refusal::invalid(error.body_text()),
+    })?;
     let (tell, told) = oneshot::channel();
     // Not a part of this request, which a client that hangs up takes along.
     tokio::spawn(run(api, id, asked, upgrade, tell));

@@ -6,8 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use mogok_api::app::RestartPolicy;
 use mogok_api::id::InstanceId;
 use mogok_api::instance::{FailureCode, InstanceSpec, Phase};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -213,16 +216,19 @@ fn an_agent_that_has_lost_its_files_stops_nothing_until_it_is_told_to() {
 }
 
 #[test]
-fn an_agent_that_cannot_be_reached_changes_nothing() {
+fn an_agent_that_cannot_work_changes_nothing() {
     on_a_node(async |host| {
         let before = host.settled().await;
         let state = host.dir().join("other");
-        let refused = |socket: &Path| {
-            let agent = Command::new(env!("CARGO_BIN_EXE_mogok-agent"))
-                .args(["run", "--pool", "10.92.0.0/24", "--cgroup", "mogok-refused", "--cgroup-parent", "/"])
+        let refused = |socket: &Path, shim: &Path, pool: &str, more: &[&str]| {
+            // One that is not refused ends as well.
+            let agent = Command::new("timeout")
+                .args(["20", env!("CARGO_BIN_EXE_mogok-agent")])
+                .args(["run", "--pool", pool, "--cgroup", "mogok-refused", "--cgroup-parent", "/"])
                 .args(["--state-dir".as_ref(), state.as_os_str(), "--socket".as_ref(), socket.as_os_str()])
                 .args(["--store".as_ref(), host.dir().join("store").as_os_str()])
-                .args(["--shim".as_ref(), host.shim.as_os_str()])
+                .args(["--shim".as_ref(), shim.as_os_str()])
+                .args(more)
                 .output()
                 .unwrap();
             assert!(!agent.status.success());
@@ -235,9 +241,28 @@ fn an_agent_that_cannot_be_reached_changes_nothing() {
             (file.clone(), "is no socket"),
             (host.dir().join("nowhere/agent.sock"), "cannot bind"),
         ] {
-            let told = refused(&socket);
+            let told = refused(&socket, &host.shim, "10.92.0.0/24", &[]);
             assert!(told.contains(why), "{told}");
         }
+        let free = host.dir().join("other.sock");
+        let told = refused(&free, Path::new("/nope"), "10.92.0.0/24", &[]);
+        assert!(told.contains("/nope"), "{told}");
+        let told = refused(&free, &host.shim, "10.92.0.0/24", &["--resolver", "127.0.0.1"]);
+        assert!(told.contains("DNS resolver 127.0.0.1"), "{told}");
+        // The first agent's pool, a part of it, one that holds it, and one that the host is in itself.
+        let lan = [
+            ["link", "add", "lan0", "type", "veth", "peer", "name", "lan1"].as_slice(),
+            &["addr", "add", "10.94.0.2/24", "dev", "lan0"],
+            &["link", "set", "lan0", "up"],
+        ];
+        for arguments in lan {
+            assert!(Command::new("ip").args(arguments).status().unwrap().success());
+        }
+        for pool in ["10.91.0.0/24", "10.91.0.128/25", "10.91.0.0/16", "10.94.0.0/24", "10.94.0.64/26"] {
+            let told = refused(&free, &host.shim, pool, &[]);
+            assert!(told.contains("is in it: give --pool another network"), "{pool}: {told}");
+        }
+        assert!(Command::new("ip").args(["link", "del", "lan0"]).status().unwrap().success());
         assert_eq!(fs::read_to_string(file).unwrap(), "precious");
         let left: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["lock"]);
@@ -245,5 +270,53 @@ fn an_agent_that_cannot_be_reached_changes_nothing() {
         assert!(!String::from_utf8(tables).unwrap().contains("mogok_refused"));
         assert!(!host.cgroup_dir().with_file_name("mogok-refused").exists());
         assert_eq!(before.more_in(&host.settled().await), "");
+    });
+}
+
+/// Over the state directory while no agent works there.
+fn mount_small(dir: &Path) {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some("size=48m")).unwrap();
+}
+
+#[test]
+fn a_full_disk_neither_lies_nor_keeps_from_what_makes_room() {
+    on_a_node(async |host| {
+        host.end(Signal::SIGTERM);
+        let state = host.state_dir();
+        // By these the pool is known to be its own.
+        let settings = fs::read(state.join("host.json")).unwrap();
+        mount_small(&state);
+        fs::write(state.join("host.json"), settings).unwrap();
+        host.start().await;
+        let ending = InstanceSpec { restart: RestartPolicy::Never, ..instance("sleep 3; echo over; exit 7") };
+        let staying = instance("exec sleep 1000");
+        host.want(&[ending.clone(), staying.clone()]).await;
+        host.until_phase(staying.id, Phase::Up).await;
+        host.until_phase(ending.id, Phase::Up).await;
+        let full = fs::File::create(state.join("fill")).and_then(|mut fill| {
+            loop {
+                std::io::Write::write_all(&mut fill, &[1; 4096])?;
+            }
+        });
+        assert_eq!(full.map(|(): ()| ()).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+
+        let ended = host.until_phase(ending.id, Phase::Exited).await;
+        assert_eq!(ended.exit.and_then(|exit| exit.code), Some(7), "{}", host.log());
+        // A new agent takes over what runs.
+        let before = host.client.instance(staying.id).await.unwrap();
+        host.end(Signal::SIGKILL);
+        host.start().await;
+        let after = host.client.instance(staying.id).await.unwrap();
+        assert_eq!((after.pid, after.status.restarts), (before.pid, 0));
+        // And what makes room is taken.
+        host.want(&[]).await;
+        host.until_gone(staying.id).await;
+        host.until_gone(ending.id).await;
+        host.end(Signal::SIGTERM);
+        umount2(&state, MntFlags::MNT_DETACH).unwrap();
+        host.start().await;
     });
 }

@@ -49,7 +49,7 @@ pub struct ExecUser {
 
 /// A user that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no user: give UID or UID:GID, numbers from 1 to 65535")]
+#[error("{0:?} is no user: give UID or UID:GID, numbers from 1 to 65534")]
 pub struct InvalidUser(String);
 
 impl FromStr for ExecUser {
@@ -57,7 +57,7 @@ impl FromStr for ExecUser {
 
     /// `UID` or `UID:GID`. Names are not looked up: the image's `/etc/passwd` is the tenant's.
     fn from_str(text: &str) -> Result<Self, InvalidUser> {
-        let id = |text: &str| text.parse().ok().filter(|id| (1..=65_535).contains(id));
+        let id = |text: &str| text.parse().ok().filter(|id| (1..=65_534).contains(id));
         let (uid, gid) = text.split_once(':').unwrap_or((text, text));
         match (id(uid), id(gid)) {
             (Some(uid), Some(gid)) => Ok(Self { uid, gid }),

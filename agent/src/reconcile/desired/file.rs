@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use mogok_api::agent::DesiredMessage;
 
 use super::Desired;
+use super::ballast::Ballast;
 use crate::ledger::{LedgerError, atomic};
 
 /// Bytes of the log beyond which the set is written anew.
@@ -23,12 +24,17 @@ const LOG_BYTES: u64 = 1 << 20;
 pub struct DesiredFile {
     set: PathBuf,
     log: PathBuf,
+    ballast: Ballast,
 }
 
 impl DesiredFile {
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
-        Self { set: state_dir.join("desired.json"), log: state_dir.join("desired.log") }
+        Self {
+            set: state_dir.join("desired.json"),
+            log: state_dir.join("desired.log"),
+            ballast: Ballast::new(state_dir.join("desired.ballast")),
+        }
     }
 
     /// The set as it was last acknowledged; an empty one when there is none yet.
@@ -57,6 +63,19 @@ impl DesiredFile {
     /// # Errors
     /// When it cannot be written; the set is then read back as it was, or as it is now.
     pub fn store(&self, desired: &Desired, message: &DesiredMessage) -> Result<(), LedgerError> {
+        let mut stored = self.write(desired, message);
+        // To want less is what makes room on a full disk.
+        if let Err(LedgerError::Write { source, .. }) = &stored
+            && matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            && self.ballast.drop().unwrap_or(false)
+        {
+            stored = self.write(desired, message);
+        }
+        self.ballast.hold();
+        stored
+    }
+
+    fn write(&self, desired: &Desired, message: &DesiredMessage) -> Result<(), LedgerError> {
         let written = |source| LedgerError::Write { path: self.log.clone(), source };
         if matches!(message, DesiredMessage::Delta { .. }) {
             let mut line = serde_json::to_vec(message)
