@@ -197,6 +197,33 @@ async fn who_hoards_in_sockets_that_nobody_is_charged_for_is_told() {
     child.wait().unwrap();
 }
 
+/// Locks of every second byte of a file, from the end on, where the kernel finds their places at once.
+const LOCKS: &str = r#"exec perl -e '
+use Fcntl;
+open(my $file, "+>", "/tmp/mogok-test-locks-$$"); unlink("/tmp/mogok-test-locks-$$");
+for (1..30000) {
+    my $lock = pack("s s x4 q q i x4", F_WRLCK, SEEK_SET, 2 * (30000 - $_), 1, 0);
+    fcntl($file, F_SETLK, $lock) or die;
+}
+$0 = "filled"; sleep 1000'"#;
+
+#[tokio::test]
+async fn who_hoards_locks_of_files_is_told() {
+    let Some(root) = Root::new("locks") else { return };
+    let (watcher, _) = start();
+    let (_, cgroup) = root.create(&small());
+    let mut child = run_in(&cgroup, LOCKS);
+    let comm = format!("/proc/{}/comm", child.id());
+    eventually("it is full", || std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n"));
+    let sockets = Sockets::of(child.id().try_into().unwrap()).unwrap();
+    let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
+    let report = until(&mut watch, |report| report.hoard.is_some()).await;
+    assert_eq!(report, Report { hoard: Some(Hoard::Locks), ..Report::default() });
+    assert!(alive(&mut child));
+    cgroup.remove().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn idle_containers_wake_nobody() {
     const CONTAINERS: usize = 100;

@@ -7,27 +7,32 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 
-/// Of one container: some hundred times what databases take, and 10 MiB of the kernel's.
-pub(super) const MOST: usize = 50_000;
-/// Lines of the table that are read: the kernel begins anew at the first lock every few of them.
-const LINES: usize = 4 * MOST;
+/// Of one container: some hundred times what databases take, and 2 MiB of the kernel's.
+const MOST: usize = 10_000;
+/// Lines of the table that are read: every few of them the kernel begins anew at the first lock.
+const LINES: usize = 2 * MOST;
+/// Of a longer table, whose owners share what is read of it.
+const SHARE: usize = LINES / 64;
 
-/// The cgroups (v2, from the root of the agent's namespace, as `/proc/PID/cgroup` has them) with more than [`MOST`].
+/// The cgroups (v2, from the root of the agent's namespace, as `/proc/PID/cgroup` has them) with more than that.
 ///
 /// # Errors
 /// When the table cannot be read.
 pub(super) fn hoarders() -> io::Result<Vec<String>> {
     let table = BufReader::new(File::open("/proc/locks")?);
     let mut by_process: HashMap<i32, usize> = HashMap::new();
+    let mut lines = 0;
     for line in table.lines().take(LINES) {
+        lines += 1;
         if let Some(process) = owner(&line?) {
             *by_process.entry(process).or_default() += 1;
         }
     }
     // Fewer are no hoard, whoever has them.
-    if by_process.values().sum::<usize>() <= MOST {
+    if lines <= MOST {
         return Ok(Vec::new());
     }
+    let most = if lines < LINES { MOST } else { SHARE };
     let mut by_cgroup: HashMap<String, usize> = HashMap::new();
     for (process, locks) in by_process {
         let table = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
@@ -35,7 +40,7 @@ pub(super) fn hoarders() -> io::Result<Vec<String>> {
             *by_cgroup.entry(path.to_owned()).or_default() += locks;
         }
     }
-    Ok(by_cgroup.into_iter().filter(|(_, locks)| *locks > MOST).map(|(path, _)| path).collect())
+    Ok(by_cgroup.into_iter().filter(|(_, locks)| *locks > most).map(|(path, _)| path).collect())
 }
 
 /// `1: POSIX  ADVISORY  WRITE 708 fe:00:25 0 EOF`
