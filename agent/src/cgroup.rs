@@ -104,11 +104,22 @@ impl Cgroups {
     /// (`/mogok.slice/mogok-containers.service`): so a restart of the agent's unit touches no container.
     /// Hybrid hosts ignore `parent`.
     pub fn detect_below(root_name: &str, parent: Option<&str>) -> Result<Self, CgroupError> {
+        let found = Self::find_below(root_name, parent)?;
+        found.prepare()?;
+        Ok(found)
+    }
+
+    /// The same, but nothing is made yet.
+    pub fn find_below(root_name: &str, parent: Option<&str>) -> Result<Self, CgroupError> {
         let mountinfo = file::read(Path::new("/proc/self/mountinfo"))?;
         let own = file::read(Path::new("/proc/self/cgroup"))?;
         let hierarchies = Hierarchies::find(&mountinfo, &own, root_name, parent)?;
-        hierarchies.prepare()?;
         Ok(Self { hierarchies, disk: PathBuf::from("/") })
+    }
+
+    /// Makes the agent's root where it is missing.
+    pub fn prepare(&self) -> Result<(), CgroupError> {
+        self.hierarchies.prepare()
     }
 
     /// I/O limits and figures are to be about the disk that `path` lies on (or is), not about that of `/`.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -168,6 +169,14 @@ pub async fn run(config: Config) -> Result<()> {
     let spawner = Spawner::start().context("cannot start the thread that executes shims")?;
     let _lock = lock(&config.state_dir)?;
     // Before anything of the host is changed: an agent that cannot work leaves it as it was.
+    let cgroups = Cgroups::find_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
+        .context("cannot use cgroups")?
+        .with_disk(&config.state_dir);
+    let name = match lock_name(&cgroups) {
+        // Nobody has ever used it.
+        Err(CgroupError::Lock { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+        name => Some(name?),
+    };
     let network = config.host.network(&config.state_dir);
     network.check().context("the network cannot be set up so")?;
     let kept = kept_settings(&config::host_settings_file(&config.state_dir));
@@ -183,10 +192,11 @@ pub async fn run(config: Config) -> Result<()> {
         Some(files) => Some((TlsAcceptor::from(tls::server_config(files)?), bind_tls(files.listen).await?)),
         None => None,
     };
-    let cgroups = Cgroups::detect_below(&config.host.cgroup, config.host.cgroup_parent.as_deref())
-        .context("cannot use cgroups")?
-        .with_disk(&config.state_dir);
-    let _name = lock_name(&cgroups)?;
+    cgroups.prepare().context("cannot use cgroups")?;
+    let _name = match name {
+        Some(name) => name,
+        None => lock_name(&cgroups)?,
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (node, found) = node(config, cgroups, spawner, execs).await?;
