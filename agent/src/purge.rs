@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use mogok_api::id::NodeId;
 
 use crate::cgroup::Cgroups;
 use crate::config::{self, HostSettings};
@@ -44,9 +45,11 @@ pub async fn purge(state_dir: &Path) -> Result<()> {
     if !state_dir.exists() || !has_entries(state_dir) {
         return Ok(());
     }
-    let host = config::host_settings_file(state_dir);
-    if !OURS.iter().chain(&STAYS).any(|name| state_dir.join(name).exists()) && !host.exists() {
-        bail!("{} is not the state directory of an agent: it has nothing of one's", state_dir.display());
+    if !is_an_agents(state_dir) {
+        bail!(
+            "{} is not the state directory of an agent: it has neither its host.json nor its node-id",
+            state_dir.display()
+        );
     }
     let _lock = run::lock(state_dir)?;
     let settings = config::host_settings_file(state_dir);
@@ -76,6 +79,20 @@ pub async fn purge(state_dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Names such as `journal` mean nothing by themselves. What was purged before has the node's id, or nothing but the lock.
+fn is_an_agents(state_dir: &Path) -> bool {
+    let has = |name: &str| state_dir.join(name).exists();
+    let id = std::fs::read_to_string(state_dir.join("node-id"));
+    let known = id.is_ok_and(|id| id.trim().parse::<NodeId>().is_ok());
+    let only_the_lock = || {
+        std::fs::read_dir(state_dir)
+            .is_ok_and(|mut all| all.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")))
+    };
+    known
+        || config::host_settings_file(state_dir).exists()
+        || (has("lock") && (has("instances") || only_the_lock()))
 }
 
 fn has_entries(dir: &Path) -> bool {
@@ -120,6 +137,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let record = dir.path().join("instances/x/record.json");
         std::fs::create_dir_all(record.parent().unwrap()).unwrap();
+        std::fs::write(dir.path().join("lock"), "").unwrap();
         std::fs::write(&record, "{}").unwrap();
         let refused = format!("{:#}", purge(dir.path()).await.unwrap_err());
         assert!(refused.contains("host.json is missing") && refused.contains(REMEDY), "{refused}");
@@ -144,9 +162,13 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("agent/instances/x")).unwrap();
         let refused = format!("{:#}", purge(dir.path()).await.unwrap_err());
         assert!(refused.contains("is not the state directory of an agent"), "{refused}");
-        // Beside what an agent makes.
+        // Of the same name as what an agent makes.
         std::fs::create_dir(dir.path().join("journal")).unwrap();
         std::fs::write(dir.path().join("node-id"), "").unwrap();
+        assert!(purge(dir.path()).await.is_err());
+        assert!(dir.path().join("journal").exists());
+        // Beside what an agent makes.
+        std::fs::write(dir.path().join("node-id"), NodeId::new().to_string()).unwrap();
         purge(dir.path()).await.unwrap();
         assert!(!dir.path().join("journal").exists() && dir.path().join("node-id").exists());
         assert!(precious.exists() && dir.path().join("agent/instances/x").exists());

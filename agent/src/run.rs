@@ -179,8 +179,9 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let network = config.host.network(&config.state_dir);
     network.check().context("the network cannot be set up so")?;
-    let kept = kept_settings(&config::host_settings_file(&config.state_dir));
-    survey::pool(config.host.pool, kept.is_some_and(|kept| kept.pool == config.host.pool)).await?;
+    // An agent that was here before may have had this pool, also when its settings are lost.
+    let ours = ["node-id", "host.json", "instances"].iter().any(|name| config.state_dir.join(name).exists());
+    survey::pool(config.host.pool, ours).await?;
     let execs = Execs::new(&config.shim)
         .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?;
     let wanted = Wanted::open(DesiredFile::new(&config.state_dir)).context(

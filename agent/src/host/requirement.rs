@@ -72,7 +72,7 @@ pub fn check() -> Vec<Requirement> {
 
 fn socket_memory() -> Result<(), String> {
     sockets::check().map_err(|error| {
-        format!("the kernel does not tell what TCP sockets hold, so a container could have it hold more than its memory: load the module tcp_diag ({error})")
+        format!("the kernel does not tell what sockets hold, so a container could have it hold more than its memory: load the modules tcp_diag and udp_diag ({error})")
     })
 }
 

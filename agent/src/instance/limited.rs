@@ -8,15 +8,15 @@ use std::future::pending;
 use mogok_api::instance::{ContainerKind, InstanceSpec, Warning, WarningCode};
 
 use super::state::KillReason;
-use crate::cgroup::{Attention, Cgroup, Hoard, Report, Sockets, Watch};
+use crate::cgroup::{Attention, Cgroup, Report, Sockets, Watch};
 use crate::node::Ground;
 
 /// Something to say or do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum News {
     Warning(Warning),
-    /// It ends for what it has the kernel hold.
-    Hoard(String),
+    /// It ends for what its sockets hold.
+    Sockets,
     Kill(KillReason),
 }
 
@@ -34,7 +34,7 @@ impl Limited {
             ContainerKind::Build => Attention::Build,
         };
         // One that has ended by now takes its sockets along, and its cgroup tells of the rest.
-        let sockets = init.and_then(|init| Sockets::of(init).ok()).filter(|_| holds(cgroup, init));
+        let sockets = init.and_then(|init| Sockets::of_process(init).ok()).filter(|_| holds(cgroup, init));
         let watch = ground.watcher.watch(cgroup, &spec.limits, attention, sockets);
         let watch = watch.inspect_err(|error| {
             tracing::warn!(instance = %spec.id, error = %crate::chain(error), "cannot watch a container");
@@ -90,11 +90,8 @@ fn news(last: Report, report: Report, spec: &InstanceSpec) -> Vec<News> {
     if report.memory_kills > last.memory_kills && limits.oom_group {
         // On v2 the kernel has ended all of it by now; on v1 only one process.
         news.push(News::Kill(KillReason::Memory));
-    } else if let Some(hoard) = report.hoard.filter(|_| last.hoard.is_none()) {
-        news.push(News::Hoard(match hoard {
-            Hoard::Sockets => format!("its sockets held more than its {mib} MiB"),
-            Hoard::Locks => "it held too many locks of files".to_owned(),
-        }));
+    } else if report.sockets && !last.sockets {
+        news.push(News::Sockets);
     } else if report.stuck && !last.stuck {
         news.push(News::Kill(KillReason::Processes));
     }
@@ -109,7 +106,7 @@ mod tests {
     fn told(report: Report, spec: &InstanceSpec) -> Vec<String> {
         let words = |news| match news {
             News::Warning(warning) => warning.message,
-            News::Hoard(words) => words,
+            News::Sockets => "Sockets".to_owned(),
             News::Kill(reason) => format!("{reason:?}"),
         };
         news(Report::default(), report, spec).into_iter().map(words).collect()
@@ -125,8 +122,7 @@ mod tests {
             (Report { throttled: 1, ..quiet }, "cpu: held back, it has used all of its 2.000 cores for 10 s"),
             (Report { process_limit: 1, ..quiet }, "processes: at its limit of 256, it could start no other"),
             (Report { memory_kills: 1, ..quiet }, "Memory"),
-            (Report { hoard: Some(Hoard::Sockets), ..quiet }, "its sockets held more than its 512 MiB"),
-            (Report { hoard: Some(Hoard::Locks), ..quiet }, "it held too many locks of files"),
+            (Report { sockets: true, ..quiet }, "Sockets"),
             (Report { stuck: true, ..quiet }, "Processes"),
         ] {
             assert_eq!(told(report, &spec), [words]);

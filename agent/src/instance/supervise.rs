@@ -100,8 +100,9 @@ impl Instance {
                                     continue;
                                 }
                                 _ if !running => continue,
-                                News::Hoard(words) => {
-                                    self.say(&format!("killed: memory, {words}"));
+                                News::Sockets => {
+                                    let mib = spec.limits.memory_bytes >> 20;
+                                    self.say(&format!("killed: memory, its sockets held more than its {mib} MiB"));
                                     KillReason::Memory
                                 }
                                 News::Kill(KillReason::Processes) => {

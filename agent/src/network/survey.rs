@@ -13,9 +13,12 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 use super::link::{Links, into_io};
 use super::{NetworkError, Subnet};
 
+/// Networks that a host has neighbours in are not larger.
+const LAN: u8 = 16;
+
 /// # Errors
 /// When something of the host's, or of another agent's, is in the pool. `ours` says that an earlier agent of this
-/// state directory has used it, whose gateway address and routes are there.
+/// state directory may have used it, whose gateway address and routes are there.
 pub async fn pool(pool: Subnet, ours: bool) -> Result<(), NetworkError> {
     let links = Links::open()?;
     let failed = |operation: &'static str| {
@@ -43,8 +46,8 @@ pub async fn pool(pool: Subnet, ours: bool) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// The destination of a route that overlaps the pool. One that only leads to a gateway and is wider may: what has a
-/// container is nearer.
+/// The destination of a route that overlaps the pool. One that is wider may, for what has a container is nearer; but not
+/// that of a network that the host is in, unless it came later.
 fn in_the_way(route: &RouteMessage, pool: Subnet, ours: bool) -> Option<String> {
     let prefix = route.header.destination_prefix_length;
     let destination = route.attributes.iter().find_map(|attribute| match attribute {
@@ -58,7 +61,7 @@ fn in_the_way(route: &RouteMessage, pool: Subnet, ours: bool) -> Option<String> 
         pool.has(destination)
     };
     let own = ours && !wider && (route.header.kind == RouteType::BlackHole || prefix == 32);
-    let gateway = route.header.kind == RouteType::Unicast && route.header.scope != RouteScope::Link;
-    let far = wider && gateway;
+    let near = route.header.kind == RouteType::Unicast && route.header.scope == RouteScope::Link;
+    let far = wider && (ours || !near || prefix < LAN);
     (prefix > 0 && overlaps && !own && !far).then(|| format!("{destination}/{prefix}"))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mogok_agent::cgroup::{Attention, Hoard, Report, Sockets, Watch, Watcher};
+use mogok_agent::cgroup::{Attention, Report, Sockets, Watch, Watcher};
 use mogok_api::app::Limits;
 
 use super::harness::{LoopDisk, Root, alive, eventually, run_in, small};
@@ -187,38 +187,11 @@ async fn who_hoards_in_sockets_that_nobody_is_charged_for_is_told() {
     let mut child = run_in(&cgroup, HOARD);
     let comm = format!("/proc/{}/comm", child.id());
     eventually("it is full", || std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n"));
-    let sockets = Sockets::of(child.id().try_into().unwrap()).unwrap();
+    let sockets = Sockets::of_process(child.id().try_into().unwrap()).unwrap();
     let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
-    let report = until(&mut watch, |report| report.hoard.is_some()).await;
+    let report = until(&mut watch, |report| report.sockets).await;
     // The kernel itself has nothing against it.
-    assert_eq!(report, Report { hoard: Some(Hoard::Sockets), ..Report::default() });
-    assert!(alive(&mut child));
-    cgroup.remove().unwrap();
-    child.wait().unwrap();
-}
-
-/// Locks of every second byte of a file, from the end on, where the kernel finds their places at once.
-const LOCKS: &str = r#"exec perl -e '
-use Fcntl;
-open(my $file, "+>", "/tmp/mogok-test-locks-$$"); unlink("/tmp/mogok-test-locks-$$");
-for (1..30000) {
-    my $lock = pack("s s x4 q q i x4", F_WRLCK, SEEK_SET, 2 * (30000 - $_), 1, 0);
-    fcntl($file, F_SETLK, $lock) or die;
-}
-$0 = "filled"; sleep 1000'"#;
-
-#[tokio::test]
-async fn who_hoards_locks_of_files_is_told() {
-    let Some(root) = Root::new("locks") else { return };
-    let (watcher, _) = start();
-    let (_, cgroup) = root.create(&small());
-    let mut child = run_in(&cgroup, LOCKS);
-    let comm = format!("/proc/{}/comm", child.id());
-    eventually("it is full", || std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n"));
-    let sockets = Sockets::of(child.id().try_into().unwrap()).unwrap();
-    let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
-    let report = until(&mut watch, |report| report.hoard.is_some()).await;
-    assert_eq!(report, Report { hoard: Some(Hoard::Locks), ..Report::default() });
+    assert_eq!(report, Report { sockets: true, ..Report::default() });
     assert!(alive(&mut child));
     cgroup.remove().unwrap();
     child.wait().unwrap();

@@ -121,10 +121,6 @@ pub(crate) fn checks() -> Vec<Check> {
     let more = [
         Check::new(MOUNTS, "clone3_answers_enosys", clone3),
         Check::new(KERNEL, "perf_event_open", perf_event_open),
-        Check::new(KERNEL, "locks_of_file_descriptions", || {
-            // F_OFD_SETLK with an empty `struct flock`: a lock that no process can be found by.
-            Answer::refused(raw::call(libc::SYS_fcntl, &[Arg::Number(0), Arg::Number(37), Page]))
-        }),
         Check::new(KERNEL, "i386_entry", || match raw::i386_getpid() {
             errno if errno < 0 => Answer::held(name(Errno::from_raw(-errno))),
             _ => Answer::broken("allowed"),

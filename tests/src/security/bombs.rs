@@ -38,7 +38,7 @@ const NAMES: [&str; 24] = [
     "stream_buffers",
     "unaccepted_buffers",
     "netlink_buffers",
-    "file_locks",
+    "option_buffers",
     "terminals",
     "timers",
     "segments",
@@ -89,7 +89,7 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
     let (contained, end) = end(&status, bomb);
     let killed = status.failure.is_some_and(|failure| failure.code == FailureCode::Memory);
     // Of these the kernel refuses none, and charges nobody for them.
-    let uncharged = ["unaccepted_buffers", "netlink_buffers", "file_locks"].contains(&bomb);
+    let uncharged = ["unaccepted_buffers", "netlink_buffers"].contains(&bomb);
     let (contained, end) = if !killed && (uncharged || buffered > spec.limits.memory_bytes) {
         (false, format!("has what nobody is charged for and is not killed: {end}"))
     } else {

@@ -34,13 +34,14 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const REQUEST_AND_DUMP: u16 = 0x301;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 const INET_DIAG_SKMEMINFO: u16 = 7;
 /// Bytes of `nlmsghdr`, of `inet_diag_req_v2` and of `inet_diag_msg`.
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const SOCKET: usize = 72;
-/// Of `SK_MEMINFO_*`: received, ahead, waiting to be sent, and in the backlog.
-const HELD: [usize; 4] = [0, 4, 5, 7];
+/// Of `SK_MEMINFO_*`: received, ahead, waiting to be sent, options, and in the backlog.
+const HELD: [usize; 5] = [0, 4, 5, 6, 7];
 
 /// The sockets of one container.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Sockets {
     ///
     /// # Errors
     /// `ENOENT` when there is none.
-    pub fn of(pid: i32) -> io::Result<Self> {
+    pub fn of_process(pid: i32) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Self { process: open(format!("/proc/{pid}").as_str(), flags, Mode::empty())? })
     }
@@ -68,13 +69,15 @@ impl Sockets {
         if self.count()? <= FEW {
             return Ok(false);
         }
-        let mut held = self.by_tables()?;
-        if held <= limit {
-            held += match self.of_tcp(limit) {
-                // The check of the host tells of a kernel that cannot say.
-                Err(error) if error.kind() == ErrorKind::Unsupported => 0,
-                held => held?,
-            };
+        let mut held = self.of_netlink()?;
+        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
+            if held <= limit {
+                held += match self.of(protocol, limit) {
+                    // The check of the host tells of a kernel that cannot say.
+                    Err(error) if error.kind() == ErrorKind::Unsupported => 0,
+                    held => held?,
+                };
+            }
         }
         Ok(held > limit)
     }
@@ -92,16 +95,14 @@ impl Sockets {
         Ok(number(&ipv4, "sockets: used ") + number(&ipv4, "TCP: inuse ") + tcp6)
     }
 
-    /// Of UDP and netlink, whose tables tell memory.
-    fn by_tables(&self) -> io::Result<u64> {
-        let udp = ["net/udp", "net/udp6"].map(|name| self.table(name).unwrap_or_default());
-        let udp: u64 = udp.iter().flat_map(|table| table.lines().skip(1)).filter_map(queues).sum();
+    /// Bytes that its netlink sockets hold; their table tells memory.
+    fn of_netlink(&self) -> io::Result<u64> {
         let netlink = self.table("net/netlink")?;
         let netlink = netlink.lines().skip(1).filter_map(|line| {
             let mut columns = line.split_whitespace().skip(4);
             Some(columns.next()?.parse::<u64>().ok()? + columns.next()?.parse::<u64>().ok()?)
         });
-        Ok(udp + netlink.sum::<u64>())
+        Ok(netlink.sum())
     }
 
     fn table(&self, name: &str) -> io::Result<String> {
@@ -111,12 +112,12 @@ impl Sockets {
         Ok(text)
     }
 
-    /// Bytes that its TCP sockets hold, counted until they are more than `enough`.
-    fn of_tcp(&self, enough: u64) -> io::Result<u64> {
+    /// Bytes that its sockets of a protocol hold, counted until they are more than `enough`.
+    fn of(&self, protocol: u8, enough: u64) -> io::Result<u64> {
         let diag = self.diag()?;
         let mut held = 0;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            send(diag.as_raw_fd(), &request(family), MsgFlags::empty())?;
+            send(diag.as_raw_fd(), &request(family, protocol), MsgFlags::empty())?;
             let mut answer = vec![0; ANSWER];
             for _ in 0..ANSWERS {
                 let length = recv(diag.as_raw_fd(), &mut answer, MsgFlags::empty())?;
@@ -147,28 +148,23 @@ impl Sockets {
     }
 }
 
-/// Can the kernel say what TCP sockets hold?
+/// Can the kernel say what sockets hold?
 ///
 /// # Errors
 /// `Unsupported` when not.
 pub fn check() -> io::Result<()> {
-    Sockets::of(nix::unistd::gettid().as_raw())?.of_tcp(0).map(drop)
+    let own = Sockets::of_process(nix::unistd::gettid().as_raw())?;
+    [IPPROTO_TCP, IPPROTO_UDP].into_iter().try_for_each(|protocol| own.of(protocol, 0).map(drop))
 }
 
-/// `tx_queue:rx_queue`, the fifth column, in hexadecimal digits.
-fn queues(line: &str) -> Option<u64> {
-    let (sent, received) = line.split_whitespace().nth(4)?.split_once(':')?;
-    Some(u64::from_str_radix(sent, 16).ok()? + u64::from_str_radix(received, 16).ok()?)
-}
-
-/// Asks for all TCP sockets of a family with their memory.
-fn request(family: AddressFamily) -> [u8; HEADER + REQUEST] {
+/// Asks for all sockets of a family and protocol with their memory.
+fn request(family: AddressFamily, protocol: u8) -> [u8; HEADER + REQUEST] {
     let mut bytes = [0; HEADER + REQUEST];
     bytes[..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
     bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes[6..8].copy_from_slice(&REQUEST_AND_DUMP.to_ne_bytes());
     bytes[HEADER] = family as u8;
-    bytes[HEADER + 1] = IPPROTO_TCP;
+    bytes[HEADER + 1] = protocol;
     bytes[HEADER + 2] = 1 << (INET_DIAG_SKMEMINFO - 1);
     bytes[HEADER + 4..HEADER + 8].copy_from_slice(&u32::MAX.to_ne_bytes());
     bytes
@@ -240,7 +236,7 @@ mod tests {
             return None;
         }
         std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-        Some(Sockets::of(nix::unistd::gettid().as_raw()).unwrap())
+        Some(Sockets::of_process(nix::unistd::gettid().as_raw()).unwrap())
     }
 
     #[test]
@@ -253,7 +249,7 @@ mod tests {
                 let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 stream.write_all(&[1; 40_000]).unwrap();
             }
-            let held = sockets.of_tcp(u64::MAX).unwrap();
+            let held = sockets.of(IPPROTO_TCP, u64::MAX).unwrap();
             assert!((4_000_000..20_000_000).contains(&held), "{held}");
             assert!(sockets.hold_more_than(3_000_000).unwrap());
             assert!(!sockets.hold_more_than(1 << 30).unwrap());

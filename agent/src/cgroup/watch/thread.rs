@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use super::super::{CgroupError, removal};
 use super::sight::{Kind, Sight, Subject};
-use super::tracker::{Hoard, Report, Tracker};
-use super::{Attention, Order, locks};
+use super::tracker::{Report, Tracker};
+use super::{Attention, Order};
 
 /// Between an event and the next one of the same kind and container.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,15 +32,15 @@ const KILL_RECHECK: Duration = Duration::from_millis(5);
 const TICK_OF_APP: Duration = Duration::from_secs(30);
 const TICK_OF_BUILD: Duration = Duration::from_secs(1);
 
-/// How often is looked for what the kernel holds for containers and charges to nobody; at once when less than a
-/// quarter of the host's memory is left, or when a 64th of it went since the last look at that.
-const TICK_OF_HOARDS: Duration = Duration::from_secs(10);
+/// How often sockets are looked at; at once when a 64th of the host's memory went since the last look at that, and every
+/// second while less than a quarter of it is left.
+const TICK_OF_SOCKETS: Duration = Duration::from_secs(10);
 const LOOK_AT_HOST: Duration = Duration::from_millis(250);
 const SCARCE: u64 = 4;
 const FALL: u64 = 64;
 
 const BELL: u64 = u64::MAX;
-/// The look at the host's memory, while there is a container that may hoard.
+/// The look at the host's memory, while there is a container whose sockets are looked at.
 const HOST: u64 = u64::MAX - 1;
 const EVENTS: usize = 64;
 
@@ -68,7 +68,7 @@ struct Container {
 struct Host {
     /// KiB that were left.
     available: u64,
-    /// Hoards were looked for.
+    /// Sockets were looked at.
     searched: Instant,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Thread {
     containers: BTreeMap<u64, Container>,
     /// At most one for each sight and one for the host; those of containers that are gone mean nothing.
     looks: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// While there is a container that may hoard.
+    /// While there is a container whose sockets are looked at.
     host: Option<Host>,
 }
 
@@ -164,7 +164,7 @@ impl Thread {
         true
     }
 
-    /// Is it time to look for hoards?
+    /// Is it time to look at sockets?
     fn look_at_host(&mut self, now: Instant) {
         let Some(host) = &mut self.host else { return };
         if !self.containers.values().any(|container| container.subject.sockets.is_some()) {
@@ -177,27 +177,12 @@ impl Thread {
         host.available = available;
         let since = now.saturating_duration_since(host.searched);
         let scarce = available < all / SCARCE && since >= PAUSE;
-        if !falls && !scarce && since < TICK_OF_HOARDS {
+        if !falls && !scarce && since < TICK_OF_SOCKETS {
             return;
         }
         host.searched = now;
         for container in self.containers.values_mut() {
             container.look_at_sockets();
-        }
-        match locks::hoarders() {
-            Ok(hoarders) => {
-                // The root's is everybody's beginning.
-                for cgroup in hoarders.iter().map(|path| path.trim_start_matches('/')) {
-                    let ends = |container: &&mut Container| {
-                        !cgroup.is_empty() && container.subject.v2.ends_with(cgroup)
-                    };
-                    self.containers
-                        .values_mut()
-                        .filter(ends)
-                        .for_each(|hoarder| hoarder.hoards(Hoard::Locks));
-                }
-            }
-            Err(error) => tracing::warn!(%error, "locks of files cannot be counted"),
         }
     }
 
@@ -307,17 +292,15 @@ impl Container {
         Ok(next)
     }
 
-    fn hoards(&mut self, what: Hoard) {
-        self.tracker.hoards(what);
-        let report = self.tracker.report();
-        self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
-    }
-
     fn look_at_sockets(&mut self) {
         let Some(sockets) = &self.subject.sockets else { return };
         match sockets.hold_more_than(self.subject.memory_limit) {
             Ok(false) => {}
-            Ok(true) => self.hoards(Hoard::Sockets),
+            Ok(true) => {
+                self.tracker.sockets_hold_too_much();
+                let report = self.tracker.report();
+                self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
+            }
             Err(error) => {
                 if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) {
                     let cgroup = self.subject.v2.display();

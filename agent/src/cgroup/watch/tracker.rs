@@ -25,19 +25,10 @@ pub struct Report {
     pub throttled: u64,
     /// How often it ran into its limit of processes.
     pub process_limit: u64,
-    /// It has the kernel hold too much that is charged to nobody.
-    pub hoard: Option<Hoard>,
+    /// Its sockets hold more memory than its limit.
+    pub sockets: bool,
     /// Of a build: it has run into its limit of processes again and again, for 10 s at a stretch.
     pub stuck: bool,
-}
-
-/// What a container has too much of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hoard {
-    /// In the buffers of its sockets is more than its memory limit.
-    Sockets,
-    /// Locks of files.
-    Locks,
 }
 
 /// CPU periods, and those in which the quota was used up (`cpu.stat`).
@@ -110,8 +101,8 @@ impl Tracker {
         }
     }
 
-    pub(super) fn hoards(&mut self, what: Hoard) {
-        self.report.hoard = Some(what);
+    pub(super) fn sockets_hold_too_much(&mut self) {
+        self.report.sockets = true;
     }
 
     pub(super) fn process_limit_hits(&mut self, now: Instant, hits: u64) {
