@@ -113,7 +113,6 @@ impl Hoard {
             "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
             "unaccepted_buffers" => self.unaccepted(taken).map_err(failed)?,
             "netlink_buffers" => full_of_answers().map_err(name)?,
-            "option_buffers" => full_of_options(taken).map_err(name)?,
             "terminals" => {
                 let file = OpenOptions::new().read(true).write(true).open("/dev/ptmx");
                 self.files.push(file.map_err(failed)?);
@@ -203,25 +202,4 @@ fn full_of_answers() -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// A datagram socket with options that the kernel keeps for it (`IPV6_2292PKTOPTIONS` with two control messages: a
-/// traffic class and one of another level, which fills the rest).
-fn full_of_options(taken: usize) -> Result<(), Errno> {
-    static OPTIONS: std::sync::LazyLock<&'static [u8]> = std::sync::LazyLock::new(|| {
-        let mut bytes = vec![0_u8; 60_000];
-        // cmsghdr: length, level, type; IPPROTO_IPV6, IPV6_TCLASS, 0. Little-endian.
-        bytes[..8].copy_from_slice(&20_u64.to_le_bytes());
-        bytes[8..16].copy_from_slice(&[41, 0, 0, 0, 67, 0, 0, 0]);
-        bytes[24..32].copy_from_slice(&(60_000_u64 - 24).to_le_bytes());
-        bytes[32..40].copy_from_slice(&[255, 0, 0, 0, 0, 0, 0, 0]);
-        bytes.leak()
-    });
-    let fd = raw::call(libc::SYS_socket, &[Arg::Number(10), Arg::Number(2), Arg::Number(0)])?;
-    let options =
-        [Arg::Number(fd), Arg::Number(41), Arg::Number(6), Arg::Bytes(&OPTIONS), Arg::Number(60_000)];
-    // Refused at the first: nothing is kept. Later the limit of descriptors comes first.
-    raw::call(libc::SYS_setsockopt, &options)
-        .map(drop)
-        .or_else(|errno| if taken > 0 { Ok(()) } else { Err(errno) })
 }

@@ -18,7 +18,7 @@ use super::{Finding, PROBE};
 const BOMBS: &str = "fork, memory, disk and other bombs";
 /// An answer that takes longer was none. Generous: the machine has two cores, and the bomb may use them.
 const IN_TIME: Duration = Duration::from_secs(10);
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 23] = [
     "fork",
     "memory",
     "tmpfs",
@@ -38,7 +38,6 @@ const NAMES: [&str; 24] = [
     "stream_buffers",
     "unaccepted_buffers",
     "netlink_buffers",
-    "option_buffers",
     "terminals",
     "timers",
     "segments",
