@@ -27,7 +27,7 @@ pub mod watch;
 use crate::ledger::instance_named;
 use hierarchy::Version;
 pub use hierarchy::{Controller, Hierarchies, Place};
-pub use watch::{Attention, Report, Sockets, Watch, Watcher};
+pub use watch::{Attention, Hoard, Report, Sockets, Watch, Watcher};
 
 /// How long a removal waits for killed processes to be gone.
 const REMOVAL_WAIT: Duration = Duration::from_secs(10);

@@ -12,6 +12,7 @@ pub mod command_line;
 pub mod descriptor;
 pub mod exec;
 pub mod interface;
+pub mod kcmp;
 pub mod keyring;
 pub mod limit;
 pub mod loop_device;

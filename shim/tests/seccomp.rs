@@ -70,7 +70,7 @@ fn verdict(number: u32, arch: u32, arguments: [u64; 6]) -> u32 {
 }
 
 fn word(number: u32) -> &'static str {
-    let probes = [[0; 6], [u64::MAX; 6], [1; 6], [0x5412; 6], [22; 6], [0x1000_0000; 6]];
+    let probes = [[0; 6], [u64::MAX; 6], [1; 6], [0x5412; 6], [22; 6], [37; 6], [0x1000_0000; 6]];
     let mut verdicts: Vec<_> = probes.map(|arguments| verdict(number, X86_64, arguments)).to_vec();
     verdicts.dedup();
     match verdicts[..] {
@@ -144,6 +144,10 @@ fn arguments_decide() {
     {
         assert_eq!(socket(family, kind, protocol), EPERM, "{family} {kind} {protocol}");
     }
+    let fcntl = |command| verdict(72, X86_64, [0, command, 0, 0, 0, 0]);
+    // F_SETFL, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC; then F_OFD_SETLK and F_OFD_SETLKW.
+    assert!([4, 6, 7, 1030].map(fcntl).iter().all(|verdict| *verdict == ALLOW));
+    assert_eq!([37, 38, 37 | 1 << 32].map(fcntl), [EPERM; 3]);
     for kind in [0x2000, 0x6000] {
         assert_eq!(verdict(133, X86_64, [0, kind | 0o600, 0, 0, 0, 0]), EPERM);
         assert_eq!(verdict(259, X86_64, [0, 0, kind | 0o600, 0, 0, 0]), EPERM);
@@ -151,6 +155,24 @@ fn arguments_decide() {
     assert_eq!(verdict(259, X86_64, [0, 0, 0x1000 | 0o600, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(135, X86_64, [0xffff_ffff, 0, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(135, X86_64, [0x0004_0000, 0, 0, 0, 0, 0]), EPERM);
+}
+
+/// What servers and libraries set, and what the kernel would keep without charging anybody.
+#[test]
+fn options_of_sockets_are_those_that_keep_nothing() {
+    let option = |level, name| verdict(54, X86_64, [0, level, name, 0, 0, 0]);
+    let refused = |level| -> Vec<u64> { (0..256).filter(|name| option(level, *name) == EPERM).collect() };
+    assert_eq!(refused(1), [26, 51]);
+    assert_eq!(refused(6), [14, 31, 32, 38]);
+    assert_eq!(refused(0), [35, 39, 41, 42, 46, 48]);
+    assert_eq!(refused(41), [6, 20, 27, 32, 42, 46, 48, 54, 55, 57, 59]);
+    assert!([17, 270].into_iter().all(|level| refused(level).is_empty()));
+    for level in (0..300).filter(|level| ![0, 1, 6, 17, 41, 270].contains(level)) {
+        assert_eq!(refused(level).len(), 256, "level {level}");
+    }
+    // The kernel looks at 32 bits only.
+    assert_eq!(option(41 | 1 << 32, 6), EPERM);
+    assert_eq!(option(41, 6 | 1 << 32), EPERM);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! at the limit of processes.
 //!
 //! One thread and one epoll set watch all containers, so that an idle one costs a few descriptors and no
-//! wake-up. Where the kernel wakes nobody (`pids.events` of cgroup v1, memory that sockets hold), one timer looks. Invariant: the
+//! wake-up. Where the kernel wakes nobody (`pids.events` of cgroup v1, what is charged to nobody), one timer looks. Invariant: the
 //! kernel's counters decide, a wake-up only says that they are worth reading; and however often a container
 //! runs into a limit, it wakes this thread about once a second.
 
@@ -19,13 +19,14 @@ use tokio::sync::watch;
 use super::{Cgroup, CgroupError, Controller};
 
 mod episode;
+pub mod locks;
 mod sight;
 pub mod sockets;
 mod thread;
 mod tracker;
 
 pub use sockets::Sockets;
-pub use tracker::Report;
+pub use tracker::{Hoard, Report};
 
 /// How closely a container is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use mogok_api::id::InstanceId;
 use mogok_api::instance::ContainerKind;
 use nix::sched::{CloneFlags, unshare};
 
-use crate::cgroup::watch::sockets;
+use crate::cgroup::watch::{locks, sockets};
 use crate::cgroup::{Controller, Hierarchies};
 use crate::network::{Demand, Egress, FEATURES, Feature, Network, NetworkConfig, Subnet};
 
@@ -51,7 +51,7 @@ type Question = fn() -> Result<(), String>;
 /// about a tenth of a second. May block.
 #[must_use]
 pub fn check() -> Vec<Requirement> {
-    let checks: [(&'static str, Question); 11] = [
+    let checks: [(&'static str, Question); 12] = [
         ("root", root),
         ("kernel", kernel),
         ("namespaces", namespaces),
@@ -63,6 +63,7 @@ pub fn check() -> Vec<Requirement> {
         ("cgroups", cgroups),
         ("network", network),
         ("socket memory", socket_memory),
+        ("file locks", file_locks),
     ];
     let mut found: Vec<Requirement> =
         checks.into_iter().map(|(name, ask)| Requirement { name, missing: ask().err() }).collect();
@@ -73,6 +74,12 @@ pub fn check() -> Vec<Requirement> {
 fn socket_memory() -> Result<(), String> {
     sockets::check().map_err(|error| {
         format!("the kernel does not tell what sockets hold, so a container could have it hold more than its memory: load the modules tcp_diag and udp_diag ({error})")
+    })
+}
+
+fn file_locks() -> Result<(), String> {
+    locks::check().map_err(|error| {
+        format!("the kernel does not tell how many locks of files there are, so a container could fill its memory with them: it takes a kernel with CONFIG_SLUB_DEBUG, and sysfs at /sys ({error})")
     })
 }
 

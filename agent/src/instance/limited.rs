@@ -8,15 +8,15 @@ use std::future::pending;
 use mogok_api::instance::{ContainerKind, InstanceSpec, Warning, WarningCode};
 
 use super::state::KillReason;
-use crate::cgroup::{Attention, Cgroup, Report, Sockets, Watch};
+use crate::cgroup::{Attention, Cgroup, Hoard, Report, Sockets, Watch};
 use crate::node::Ground;
 
 /// Something to say or do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum News {
     Warning(Warning),
-    /// It ends for what its sockets hold.
-    Sockets,
+    /// It ends for what the kernel keeps for it.
+    Hoard(Hoard),
     Kill(KillReason),
 }
 
@@ -90,8 +90,8 @@ fn news(last: Report, report: Report, spec: &InstanceSpec) -> Vec<News> {
     if report.memory_kills > last.memory_kills && limits.oom_group {
         // On v2 the kernel has ended all of it by now; on v1 only one process.
         news.push(News::Kill(KillReason::Memory));
-    } else if report.sockets && !last.sockets {
-        news.push(News::Sockets);
+    } else if let (Some(hoard), None) = (report.hoard, last.hoard) {
+        news.push(News::Hoard(hoard));
     } else if report.stuck && !last.stuck {
         news.push(News::Kill(KillReason::Processes));
     }
@@ -106,7 +106,7 @@ mod tests {
     fn told(report: Report, spec: &InstanceSpec) -> Vec<String> {
         let words = |news| match news {
             News::Warning(warning) => warning.message,
-            News::Sockets => "Sockets".to_owned(),
+            News::Hoard(hoard) => format!("{hoard:?}"),
             News::Kill(reason) => format!("{reason:?}"),
         };
         news(Report::default(), report, spec).into_iter().map(words).collect()
@@ -122,7 +122,8 @@ mod tests {
             (Report { throttled: 1, ..quiet }, "cpu: held back, it has used all of its 2.000 cores for 10 s"),
             (Report { process_limit: 1, ..quiet }, "processes: at its limit of 256, it could start no other"),
             (Report { memory_kills: 1, ..quiet }, "Memory"),
-            (Report { sockets: true, ..quiet }, "Sockets"),
+            (Report { hoard: Some(Hoard::Sockets), ..quiet }, "Sockets"),
+            (Report { hoard: Some(Hoard::Locks), ..quiet }, "Locks"),
             (Report { stuck: true, ..quiet }, "Processes"),
         ] {
             assert_eq!(told(report, &spec), [words]);

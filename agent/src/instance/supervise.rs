@@ -13,7 +13,8 @@ use super::limited::{Limited, News};
 use super::sandbox::PORT;
 use super::state::{Event, KillReason, State};
 use super::{Instance, ending, rest_of};
-use crate::cgroup::Cgroup;
+use crate::cgroup::watch::locks::MOST;
+use crate::cgroup::{Cgroup, Hoard};
 use crate::clock;
 use crate::fail_point;
 use crate::health;
@@ -100,9 +101,8 @@ impl Instance {
                                     continue;
                                 }
                                 _ if !running => continue,
-                                News::Sockets => {
-                                    let mib = spec.limits.memory_bytes >> 20;
-                                    self.say(&format!("killed: memory, its sockets held more than its {mib} MiB"));
+                                News::Hoard(hoard) => {
+                                    self.say(&hoard_words(hoard, &spec));
                                     KillReason::Memory
                                 }
                                 News::Kill(KillReason::Processes) => {
@@ -182,6 +182,16 @@ pub(super) fn boot_words(spec: &mogok_api::instance::InstanceSpec) -> String {
 /// What a build did that ran into its limit of processes again and again.
 pub(super) fn stuck_words(spec: &mogok_api::instance::InstanceSpec) -> String {
     format!("stuck at its limit of {} processes and threads", spec.limits.pids)
+}
+
+/// What the kernel kept for a container that was killed for it.
+fn hoard_words(hoard: Hoard, spec: &mogok_api::instance::InstanceSpec) -> String {
+    match hoard {
+        Hoard::Sockets => {
+            format!("killed: memory, its sockets held more than its {} MiB", spec.limits.memory_bytes >> 20)
+        }
+        Hoard::Locks => format!("killed: memory, it held more than {MOST} record locks of files"),
+    }
 }
 
 fn kill(cgroup: &Cgroup) {

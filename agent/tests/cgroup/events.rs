@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mogok_agent::cgroup::{Attention, Report, Sockets, Watch, Watcher};
+use mogok_agent::cgroup::{Attention, Hoard, Report, Sockets, Watch, Watcher};
 use mogok_api::app::Limits;
 
 use super::harness::{LoopDisk, Root, alive, eventually, run_in, small};
@@ -189,12 +189,64 @@ async fn who_hoards_in_sockets_that_nobody_is_charged_for_is_told() {
     eventually("it is full", || std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n"));
     let sockets = Sockets::of_process(child.id().try_into().unwrap()).unwrap();
     let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
-    let report = until(&mut watch, |report| report.sockets).await;
+    let report = until(&mut watch, |report| report.hoard.is_some()).await;
     // The kernel itself has nothing against it.
-    assert_eq!(report, Report { sockets: true, ..Report::default() });
+    assert_eq!(report, Report { hoard: Some(Hoard::Sockets), ..Report::default() });
     assert!(alive(&mut child));
     cgroup.remove().unwrap();
     child.wait().unwrap();
+}
+
+/// Locks every second byte of files, some thousand bytes of each. `$many` locks, then names itself `filled`; what takes
+/// them is a process that shares its descriptors with one that stays (`clone(CLONE_FILES)`), so that `/proc/locks` names
+/// nobody who lives.
+const LOCKS: &str = r#"exec perl -e '
+use Fcntl; use POSIX ();
+for (1..@MANY@ / 5000) {
+    open(my $file, "+>", "/tmp/mogok-test-locks-$$"); unlink("/tmp/mogok-test-locks-$$"); push @kept, $file;
+}
+my $child = syscall(56, 0x400 | 17, 0, 0, 0, 0);
+if ($child == 0) {
+    for my $file (@kept) {
+        for (1..5000) {
+            my $lock = pack("s s x4 q q i x4", F_WRLCK, SEEK_SET, 2 * (5000 - $_), 1, 0);
+            fcntl($file, F_SETLK, $lock) or POSIX::_exit(1);
+        }
+    }
+    POSIX::_exit(0);
+}
+waitpid($child, 0); $? == 0 or die;
+for my $file (@kept) { for (1..20) { open(my $copy, "+>&", $file); push @copies, $copy; } }
+$0 = "filled"; sleep 1000'"#;
+
+/// Whoever has many locks, seen as often as there are descriptors for them, is told of from the limit on.
+#[tokio::test]
+async fn who_hoards_locks_of_files_is_told_and_nobody_else() {
+    let Some(root) = Root::new("locks") else { return };
+    if let Err(error) = mogok_agent::cgroup::watch::locks::check() {
+        return eprintln!("SKIP: the kernel does not tell how many locks there are: {error}");
+    }
+    let (watcher, _) = start();
+    let fill = |many: usize| {
+        let (_, cgroup) = root.create(&small());
+        let child = run_in(&cgroup, &LOCKS.replace("@MANY@", &many.to_string()));
+        let comm = format!("/proc/{}/comm", child.id());
+        eventually("it is full", || std::fs::read_to_string(&comm).is_ok_and(|name| name == "filled\n"));
+        let sockets = Sockets::of_process(child.id().try_into().unwrap()).unwrap();
+        let watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
+        (cgroup, child, watch)
+    };
+    // As many as are no hoard.
+    let (below, mut other, mut others_watch) = fill(95_000);
+    let (cgroup, mut child, mut watch) = fill(105_000);
+    let report = until(&mut watch, |report| report.hoard.is_some()).await;
+    assert_eq!(report, Report { hoard: Some(Hoard::Locks), ..Report::default() });
+    let quiet = tokio::time::timeout(Duration::from_secs(11), others_watch.next()).await;
+    assert!(quiet.is_err() && alive(&mut child) && alive(&mut other), "{quiet:?}");
+    for (cgroup, mut child) in [(cgroup, child), (below, other)] {
+        cgroup.remove().unwrap();
+        child.wait().unwrap();
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::check::{errno, name};
 use crate::raw::{self, Arg};
@@ -39,7 +40,8 @@ pub(crate) fn run(bomb: &str) -> ExitCode {
             }
         }
     }
-    std::thread::sleep(if bomb.ends_with("_buffers") { KEPT_UNCHARGED } else { KEPT });
+    let uncharged = bomb.ends_with("_buffers") || bomb == "file_locks";
+    std::thread::sleep(if uncharged { KEPT_UNCHARGED } else { KEPT });
     println!("probe: {bomb}: {taken} taken, {answer}");
     drop(held);
     ExitCode::SUCCESS
@@ -112,6 +114,7 @@ impl Hoard {
             "datagram_buffers" => self.datagrams.push(full_of_datagrams().map_err(failed)?),
             "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
             "unaccepted_buffers" => self.unaccepted(taken).map_err(failed)?,
+            "file_locks" => self.lock(taken).map_err(name)?,
             "netlink_buffers" => full_of_answers().map_err(name)?,
             "terminals" => {
                 let file = OpenOptions::new().read(true).write(true).open("/dev/ptmx");
@@ -138,6 +141,24 @@ impl Hoard {
         let Some(listener) = self.listeners.last() else { return Ok(()) };
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
         stream.write_all(&[1; 60_000])
+    }
+
+    /// A lock of one byte more of a file, with a gap so that it does not become part of the one before. From the end, and
+    /// not too many of one file: the kernel goes through all of its locks.
+    fn lock(&mut self, taken: usize) -> Result<(), Errno> {
+        const OF_ONE: usize = 5000;
+        if taken.is_multiple_of(OF_ONE) {
+            let file = File::create(format!("/app/locked-{taken}"));
+            self.files.push(file.map_err(|error| errno(&error))?);
+        }
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 2 * (OF_ONE - taken % OF_ONE) as libc::off_t,
+            l_len: 1,
+            l_pid: 0,
+        };
+        self.files.last().map_or(Ok(()), |file| fcntl(file, FcntlArg::F_SETLK(&lock)).map(drop))
     }
 
     fn fill(&mut self, path: &str) -> Result<(), String> {

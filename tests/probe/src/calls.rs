@@ -14,6 +14,7 @@ const MOUNTS: &str = "user namespaces, mounts";
 const KERNEL: &str = "kernel interfaces";
 const OTHERS: &str = "other processes";
 const HOST: &str = "host state";
+const UNCHARGED: &str = "kernel memory that nobody is charged for";
 
 /// Threat, name, number, arguments.
 type Row = (&'static str, &'static str, i64, &'static [Arg]);
@@ -102,6 +103,20 @@ const REFUSED: &[Row] = &[
     ("device nodes", "mknod_old_call", libc::SYS_mknod, &[Text(c"/tmp/o"), N(0o60_600), N(0x700)]),
 ];
 
+/// Options that the kernel keeps for a socket and charges to nobody, by family (1 Unix, 2 IPv4, 10 IPv6), level and
+/// number.
+const OPTIONS: [(&str, [i64; 3]); 9] = [
+    ("filter_of_a_unix_socket", [1, 1, 26]),
+    ("filter_of_a_group_of_sockets", [2, 1, 51]),
+    ("tcp_md5_key", [2, 6, 14]),
+    ("tcp_protocol_on_top", [2, 6, 31]),
+    ("ipv4_group", [2, 0, 35]),
+    ("ipv4_groups_of_sources", [2, 0, 48]),
+    ("ipv6_control_messages", [10, 41, 6]),
+    ("ipv6_group", [10, 41, 20]),
+    ("ipv6_flow_label", [10, 41, 32]),
+];
+
 /// Flags of `clone` that make namespaces.
 const NAMESPACES: [(&str, i32); 7] = [
     ("clone_user", libc::CLONE_NEWUSER),
@@ -118,7 +133,12 @@ pub(crate) fn checks() -> Vec<Check> {
         Check::new(threat, name, move || Answer::refused(raw::call(number, arguments)))
     });
     let clones = NAMESPACES.iter().map(|&(name, flag)| Check::new(MOUNTS, name, move || clone(flag)));
+    let options = OPTIONS.iter().map(|&(name, option)| Check::new(UNCHARGED, name, move || keep(option)));
     let more = [
+        Check::new(UNCHARGED, "locks_of_file_descriptions", || {
+            // F_OFD_SETLK with an empty `struct flock`: a lock that no process can be found by.
+            Answer::refused(raw::call(libc::SYS_fcntl, &[N(0), N(37), Page]))
+        }),
         Check::new(MOUNTS, "clone3_answers_enosys", clone3),
         Check::new(KERNEL, "perf_event_open", perf_event_open),
         Check::new(KERNEL, "i386_entry", || match raw::i386_getpid() {
@@ -126,7 +146,18 @@ pub(crate) fn checks() -> Vec<Check> {
             _ => Answer::broken("allowed"),
         }),
     ];
-    rows.chain(clones).chain(more).collect()
+    rows.chain(clones).chain(options).chain(more).collect()
+}
+
+/// An option of a new socket, of a page's length.
+fn keep([family, level, option]: [i64; 3]) -> Answer {
+    let socket = match raw::call(libc::SYS_socket, &[N(family), N(1), N(0)]) {
+        Ok(socket) => socket,
+        Err(errno) => return Answer::senseless(name(errno)),
+    };
+    let answer = raw::call(libc::SYS_setsockopt, &[N(socket), N(level), N(option), Page, N(4096)]);
+    let _ = raw::call(libc::SYS_close, &[N(socket)]);
+    Answer::refused(answer)
 }
 
 /// A child that ends at once, when there is one: it shares nothing with its parent but copies.

@@ -18,7 +18,7 @@ use super::{Finding, PROBE};
 const BOMBS: &str = "fork, memory, disk and other bombs";
 /// An answer that takes longer was none. Generous: the machine has two cores, and the bomb may use them.
 const IN_TIME: Duration = Duration::from_secs(10);
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 24] = [
     "fork",
     "memory",
     "tmpfs",
@@ -38,6 +38,7 @@ const NAMES: [&str; 23] = [
     "stream_buffers",
     "unaccepted_buffers",
     "netlink_buffers",
+    "file_locks",
     "terminals",
     "timers",
     "segments",
@@ -88,7 +89,7 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
     let (contained, end) = end(&status, bomb);
     let killed = status.failure.is_some_and(|failure| failure.code == FailureCode::Memory);
     // Of these the kernel refuses none, and charges nobody for them.
-    let uncharged = ["unaccepted_buffers", "netlink_buffers"].contains(&bomb);
+    let uncharged = ["unaccepted_buffers", "netlink_buffers", "file_locks"].contains(&bomb);
     let (contained, end) = if !killed && (uncharged || buffered > spec.limits.memory_bytes) {
         (false, format!("has what nobody is charged for and is not killed: {end}"))
     } else {

@@ -8,7 +8,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
@@ -19,8 +21,8 @@ use tokio::sync::watch;
 
 use super::super::{CgroupError, removal};
 use super::sight::{Kind, Sight, Subject};
-use super::tracker::{Report, Tracker};
-use super::{Attention, Order};
+use super::tracker::{Hoard, Report, Tracker};
+use super::{Attention, Order, locks};
 
 /// Between an event and the next one of the same kind and container.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,15 +34,15 @@ const KILL_RECHECK: Duration = Duration::from_millis(5);
 const TICK_OF_APP: Duration = Duration::from_secs(30);
 const TICK_OF_BUILD: Duration = Duration::from_secs(1);
 
-/// How often sockets are looked at; at once when a 64th of the host's memory went since the last look at that, and every
+/// How often hoards are looked for; at once when a 64th of the host's memory went since the last look at that, and every
 /// second while less than a quarter of it is left.
-const TICK_OF_SOCKETS: Duration = Duration::from_secs(10);
+const TICK_OF_HOARDS: Duration = Duration::from_secs(10);
 const LOOK_AT_HOST: Duration = Duration::from_millis(250);
 const SCARCE: u64 = 4;
 const FALL: u64 = 64;
 
 const BELL: u64 = u64::MAX;
-/// The look at the host's memory, while there is a container whose sockets are looked at.
+/// The look at the host's memory, while there is a container that is searched for hoards.
 const HOST: u64 = u64::MAX - 1;
 const EVENTS: usize = 64;
 
@@ -68,8 +70,10 @@ struct Container {
 struct Host {
     /// KiB that were left.
     available: u64,
-    /// Sockets were looked at.
+    /// Hoards were looked for.
     searched: Instant,
+    /// Finds the containers that hoard locks, while these are many.
+    locks: Option<JoinHandle<Vec<u64>>>,
 }
 
 pub(super) struct Thread {
@@ -80,7 +84,7 @@ pub(super) struct Thread {
     containers: BTreeMap<u64, Container>,
     /// At most one for each sight and one for the host; those of containers that are gone mean nothing.
     looks: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// While there is a container whose sockets are looked at.
+    /// While there is a container that is searched for hoards.
     host: Option<Host>,
 }
 
@@ -164,7 +168,7 @@ impl Thread {
         true
     }
 
-    /// Is it time to look at sockets?
+    /// Is it time to look for hoards?
     fn look_at_host(&mut self, now: Instant) {
         let Some(host) = &mut self.host else { return };
         if !self.containers.values().any(|container| container.subject.sockets.is_some()) {
@@ -172,15 +176,30 @@ impl Thread {
             return;
         }
         self.looks.push(Reverse((now + LOOK_AT_HOST, HOST)));
+        if let Some(locks) = host.locks.take_if(|locks| locks.is_finished()) {
+            // One that panicked has said so itself.
+            for key in locks.join().unwrap_or_default() {
+                if let Some(container) = self.containers.get_mut(&key) {
+                    container.hoards(Hoard::Locks);
+                }
+            }
+        }
         let (available, all) = host_memory().unwrap_or_default();
         let falls = host.available.saturating_sub(available) > all / FALL;
         host.available = available;
         let since = now.saturating_duration_since(host.searched);
         let scarce = available < all / SCARCE && since >= PAUSE;
-        if !falls && !scarce && since < TICK_OF_SOCKETS {
+        if !falls && !scarce && since < TICK_OF_HOARDS {
             return;
         }
         host.searched = now;
+        // The check of the host tells of a kernel that does not say how many there are.
+        if host.locks.is_none() && locks::are_many().unwrap_or(false) {
+            let searched =
+                self.containers.iter().filter(|(_, container)| container.subject.sockets.is_some());
+            host.locks =
+                search_for_locks(searched.map(|(key, found)| (*key, found.subject.v2.clone())).collect());
+        }
         for container in self.containers.values_mut() {
             container.look_at_sockets();
         }
@@ -190,7 +209,7 @@ impl Thread {
         if subject.sockets.is_some() && self.host.is_none() {
             let now = Instant::now();
             let available = host_memory().map_or(0, |(available, _)| available);
-            self.host = Some(Host { available, searched: now });
+            self.host = Some(Host { available, searched: now, locks: None });
             self.looks.push(Reverse((now + LOOK_AT_HOST, HOST)));
         }
         // What cannot be read now is told of by the looks below.
@@ -252,6 +271,19 @@ impl Thread {
     }
 }
 
+/// Looks for containers that hoard locks, by their keys and cgroups, in a thread of its own: of such as make that hard it
+/// takes seconds.
+fn search_for_locks(containers: Vec<(u64, PathBuf)>) -> Option<JoinHandle<Vec<u64>>> {
+    let search = || {
+        // The cgroup of one that has ended meanwhile is gone.
+        let hoarders =
+            containers.into_iter().filter(|(_, cgroup)| locks::hoarded_in(cgroup).unwrap_or(false));
+        hoarders.map(|(key, _)| key).collect()
+    };
+    let thread = std::thread::Builder::new().name("locks".into()).spawn(search);
+    thread.inspect_err(|error| tracing::warn!(%error, "nobody looks for locks of files")).ok()
+}
+
 /// What is left of the host's memory, and all of it, in KiB (`MemAvailable` and `MemTotal`, proc_meminfo(5)).
 fn host_memory() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -296,19 +328,21 @@ impl Container {
         let Some(sockets) = &self.subject.sockets else { return };
         match sockets.hold_more_than(self.subject.memory_limit) {
             Ok(false) => {}
-            Ok(true) => {
-                self.tracker.sockets_hold_too_much();
-                let report = self.tracker.report();
-                self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
-            }
-            Err(error) => {
-                if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) {
-                    let cgroup = self.subject.v2.display();
-                    tracing::warn!(%cgroup, %error, "the sockets of a container are no longer watched");
-                }
+            Ok(true) => self.hoards(Hoard::Sockets),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
                 self.subject.sockets = None;
             }
+            Err(error) => {
+                let cgroup = self.subject.v2.display();
+                tracing::warn!(%cgroup, %error, "cannot see what the sockets of a container hold");
+            }
         }
+    }
+
+    fn hoards(&mut self, hoard: Hoard) {
+        self.tracker.hoards(hoard);
+        let report = self.tracker.report();
+        self.reports.send_if_modified(|last| std::mem::replace(last, report) != report);
     }
 
     fn look_at_memory(&mut self, event: bool, now: Instant) -> Result<Next, CgroupError> {

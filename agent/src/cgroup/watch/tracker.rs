@@ -12,6 +12,15 @@ const RETRY_GAP: Duration = Duration::from_secs(3);
 /// The kernel tells of CPU pressure every two seconds while it lasts.
 const PRESSURE_GAP: Duration = Duration::from_secs(8);
 
+/// What the kernel keeps for a container and charges to nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hoard {
+    /// Memory of sockets: more than the limit.
+    Sockets,
+    /// Record locks of files: more than [`locks::MOST`](super::locks::MOST).
+    Locks,
+}
+
 /// What a container has run into since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
@@ -25,8 +34,8 @@ pub struct Report {
     pub throttled: u64,
     /// How often it ran into its limit of processes.
     pub process_limit: u64,
-    /// Its sockets hold more memory than its limit.
-    pub sockets: bool,
+    /// It has too much of what the kernel charges to nobody.
+    pub hoard: Option<Hoard>,
     /// Of a build: it has run into its limit of processes again and again, for 10 s at a stretch.
     pub stuck: bool,
 }
@@ -101,8 +110,8 @@ impl Tracker {
         }
     }
 
-    pub(super) fn sockets_hold_too_much(&mut self) {
-        self.report.sockets = true;
+    pub(super) fn hoards(&mut self, hoard: Hoard) {
+        self.report.hoard = self.report.hoard.or(Some(hoard));
     }
 
     pub(super) fn process_limit_hits(&mut self, now: Instant, hits: u64) {
