@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 mod element;
 mod error;
 mod feature;
+mod gateway;
 mod lease;
 mod link;
 mod maker;

@@ -179,9 +179,8 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let network = config.host.network(&config.state_dir);
     network.check().context("the network cannot be set up so")?;
-    // An agent that was here before may have had this pool, also when its settings are lost.
-    let ours = ["node-id", "host.json", "instances"].iter().any(|name| config.state_dir.join(name).exists());
-    survey::pool(config.host.pool, ours).await?;
+    let before = kept_settings(&config::host_settings_file(&config.state_dir));
+    survey::pool(&network, before.is_some_and(|before| before.pool == config.host.pool)).await?;
     let execs = Execs::new(&config.shim)
         .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?;
     let wanted = Wanted::open(DesiredFile::new(&config.state_dir)).context(

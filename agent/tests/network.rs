@@ -21,6 +21,8 @@ mod grants;
 mod ipv6;
 #[path = "network/lab.rs"]
 mod lab;
+#[path = "network/pools.rs"]
+mod pools;
 #[path = "network/reach.rs"]
 mod reach;
 

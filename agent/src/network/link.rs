@@ -11,17 +11,16 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
-use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
-use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::{NetworkError, Subnet};
+use super::NetworkError;
 
 /// The container's end.
 const INSIDE: &str = "eth0";
-const LOOPBACK_INDEX: u32 = 1;
-const LOOPBACK: &str = "lo";
+pub(super) const LOOPBACK_INDEX: u32 = 1;
+pub(super) const LOOPBACK: &str = "lo";
 
 /// A quarter of a second in all, which is far more than the link watch takes.
 const SETTLE_LOOKS: u32 = 125;
@@ -55,17 +54,6 @@ fn mac(address: Ipv4Addr) -> Vec<u8> {
     vec![0x02, 0x6d, a, b, c, d]
 }
 
-fn blackhole(pool: Subnet) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(pool.base(), pool.prefix())
-        .kind(RouteType::BlackHole)
-        .build()
-}
-
-fn gateway_address(gateway: Ipv4Addr) -> AddressMessage {
-    AddressMessageBuilder::<Ipv4Addr>::new().index(LOOPBACK_INDEX).address(gateway, 32).build()
-}
-
 impl Links {
     pub(super) fn handle(&self) -> &Handle {
         &self.handle
@@ -76,25 +64,6 @@ impl Links {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(at("open", "rtnetlink"))?;
         tokio::spawn(connection);
         Ok(Self { handle })
-    }
-
-    /// Host: loopback up, gateway address on it, and a route that swallows what has no container.
-    pub(super) async fn prepare_host(&self, pool: Subnet) -> Result<(), NetworkError> {
-        self.turn_on(LOOPBACK_INDEX, LOOPBACK).await?;
-        let gateway = pool.gateway();
-        let added = self.handle.address().add(LOOPBACK_INDEX, gateway.into(), 32).execute().await;
-        unless(Errno::EEXIST, added).map_err(at("add the gateway address", gateway))?;
-        let added = self.handle.route().add(blackhole(pool)).execute().await;
-        unless(Errno::EEXIST, added).map_err(at("add the blackhole route", pool))
-    }
-
-    /// Undoes [`prepare_host`](Self::prepare_host) but for the loopback.
-    pub(super) async fn clear_host(&self, pool: Subnet) -> Result<(), NetworkError> {
-        let removed = self.handle.route().del(blackhole(pool)).execute().await;
-        unless(Errno::ESRCH, removed).map_err(at("remove the blackhole route", pool))?;
-        let gateway = pool.gateway();
-        let removed = self.handle.address().del(gateway_address(gateway)).execute().await;
-        unless(Errno::EADDRNOTAVAIL, removed).map_err(at("remove the gateway address", gateway))
     }
 
     /// Host: a veth pair, this end up and in `group`, the other end in `namespace`. The other end cannot
@@ -179,7 +148,7 @@ impl Links {
         Ok(())
     }
 
-    async fn turn_on(&self, index: u32, name: &str) -> Result<(), NetworkError> {
+    pub(super) async fn turn_on(&self, index: u32, name: &str) -> Result<(), NetworkError> {
         let change = LinkUnspec::new_with_index(index).up().build();
         let changed = self.handle.link().change(change).execute().await;
         changed.map_err(into_io).map_err(at("turn on link", name))
@@ -247,13 +216,13 @@ pub(super) fn into_io(error: rtnetlink::Error) -> io::Error {
 }
 
 /// Takes an answer that says the work was done before for success.
-fn unless(done: Errno, result: Result<(), rtnetlink::Error>) -> io::Result<()> {
+pub(super) fn unless(done: Errno, result: Result<(), rtnetlink::Error>) -> io::Result<()> {
     result
         .map_err(into_io)
         .or_else(|error| if error.raw_os_error() == Some(done as i32) { Ok(()) } else { Err(error) })
 }
 
-fn at(operation: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> NetworkError {
+pub(super) fn at(operation: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> NetworkError {
     move |source| NetworkError::Netlink { operation, subject: subject.to_string(), source }
 }
 

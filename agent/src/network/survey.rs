@@ -3,43 +3,33 @@
 //! Another agent's pool would be cut off by this one's table, and the network that the host itself is in would lose
 //! addresses to containers.
 
-use std::net::Ipv4Addr;
-
-use futures_util::TryStreamExt;
-use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
 
-use super::link::{Links, into_io};
-use super::{NetworkError, Subnet};
+use super::gateway::Gateways;
+use super::link::Links;
+use super::{NetworkConfig, NetworkError, Subnet, ruleset};
 
 /// Networks that a host has neighbours in are not larger.
 const LAN: u8 = 16;
 
 /// # Errors
-/// When something of the host's, or of another agent's, is in the pool. `ours` says that an earlier agent of this
-/// state directory may have used it, whose gateway address and routes are there.
-pub async fn pool(pool: Subnet, ours: bool) -> Result<(), NetworkError> {
+/// When something of the host's, or of another agent's, is in the pool. `used` says that the agent has worked with this
+/// pool before: a network that the host came into later does not keep it from going on.
+pub async fn pool(config: &NetworkConfig, used: bool) -> Result<(), NetworkError> {
+    let pool = config.pool;
     let links = Links::open()?;
-    let failed = |operation: &'static str| {
-        move |error| NetworkError::Netlink { operation, subject: pool.to_string(), source: into_io(error) }
-    };
     let taken = |by: String| Err(NetworkError::PoolTaken { pool, by });
-    let mut addresses = links.handle().address().get().execute();
-    while let Some(message) = addresses.try_next().await.map_err(failed("list addresses for"))? {
-        for attribute in message.attributes {
-            if let AddressAttribute::Local(std::net::IpAddr::V4(address)) = attribute
-                && pool.has(address)
-                && !(ours && address == pool.gateway())
-            {
-                return taken(format!("the host's address {address}"));
-            }
+    let addresses = links.addresses().await?;
+    let own = Gateways::of(ruleset::group(&config.table), &addresses);
+    let anybody = Gateways::of_anybody(&addresses);
+    for address in anybody.addresses.iter().copied() {
+        if pool.has(address) && !own.addresses.contains(&address) {
+            return taken(format!("the host's address {address}"));
         }
     }
-    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let mut routes = links.handle().route().get(all).execute();
-    while let Some(route) = routes.try_next().await.map_err(failed("list routes for"))? {
-        if let Some(destination) = in_the_way(&route, pool, ours) {
+    for route in links.routes().await?.iter().filter(|route| !own.has(route)) {
+        let used = used || own.addresses.contains(&pool.gateway());
+        if let Some(destination) = in_the_way(route, pool, used, anybody.has(route)) {
             return taken(format!("the host's route to {destination}"));
         }
     }
@@ -47,8 +37,8 @@ pub async fn pool(pool: Subnet, ours: bool) -> Result<(), NetworkError> {
 }
 
 /// The destination of a route that overlaps the pool. One that is wider may, for what has a container is nearer; but not
-/// that of a network that the host is in, unless it came later.
-fn in_the_way(route: &RouteMessage, pool: Subnet, ours: bool) -> Option<String> {
+/// that of another agent's pool, nor that of a network that the host is in, unless it came later.
+fn in_the_way(route: &RouteMessage, pool: Subnet, used: bool, agents: bool) -> Option<String> {
     let prefix = route.header.destination_prefix_length;
     let destination = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
@@ -60,8 +50,7 @@ fn in_the_way(route: &RouteMessage, pool: Subnet, ours: bool) -> Option<String> 
     } else {
         pool.has(destination)
     };
-    let own = ours && !wider && (route.header.kind == RouteType::BlackHole || prefix == 32);
     let near = route.header.kind == RouteType::Unicast && route.header.scope == RouteScope::Link;
-    let far = wider && (ours || !near || prefix < LAN);
-    (prefix > 0 && overlaps && !own && !far).then(|| format!("{destination}/{prefix}"))
+    let far = wider && !agents && (used || !near || prefix < LAN);
+    (prefix > 0 && overlaps && !far).then(|| format!("{destination}/{prefix}"))
 }

@@ -123,7 +123,7 @@ impl Worker {
         links.remove_all(&[], rules.dead_group()).await?;
         let existing = links.in_group(rules.group()).await?;
         let leases = Leases::open(&config, existing.iter().filter_map(|name| link::address(name)))?;
-        links.prepare_host(config.pool).await?;
+        links.prepare_host(config.pool, rules.group()).await?;
         let turn = maker::Turn::default();
         let (orders, made) = maker::spawn(config.pool.gateway(), rules.group(), MOST, turn.clone())?;
         let (remover, removed) = remover::spawn(rules.dead_group(), turn)?;
@@ -378,7 +378,7 @@ impl Worker {
             Err(error) => Err(error),
         };
         let table = nft::apply("remove the table", &self.rules.none()).await;
-        let host = self.links.clear_host(self.config.pool).await;
+        let host = self.links.clear_host(self.rules.group()).await;
         links.and(table).and(host)
     }
 

@@ -286,10 +286,7 @@ fn a_full_disk_neither_lies_nor_keeps_from_what_makes_room() {
     on_a_node(async |host| {
         host.end(Signal::SIGTERM);
         let state = host.state_dir();
-        // By these the pool is known to be its own.
-        let settings = fs::read(state.join("host.json")).unwrap();
         mount_small(&state);
-        fs::write(state.join("host.json"), settings).unwrap();
         host.start().await;
         let ending = InstanceSpec { restart: RestartPolicy::Never, ..instance("sleep 3; echo over; exit 7") };
         let staying = instance("exec sleep 1000");

@@ -28,8 +28,9 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
-/// Terminals a container may have open.
-const TERMINALS: &CStr = c"256";
+/// Terminals a container may have open: all containers of a host share its 4,096 (`kernel.pty.max`), of which 1,024 are
+/// kept for the host (`kernel.pty.reserve`).
+const TERMINALS: &CStr = c"32";
 /// The group `tty` of Debian.
 const TTY_GROUP: u32 = 5;
 
