@@ -8,6 +8,7 @@ use mogok_api::agent::client::{AgentClient, Identity};
 use mogok_api::error::{ApiError, ErrorCode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
+use crate::exec;
 use crate::host::{Host, instance, on_a_node, on_a_node_with};
 
 /// Sends a request over the socket as another user; the status and the body.
@@ -104,7 +105,7 @@ fn over_tls_only_clients_of_the_ca_are_let_in() {
     let (cert, key, ca) = (write("cert", &cert), write("key", &key), write("ca", &ours.0.pem()));
     let arguments =
         ["--tls-listen", "127.0.0.1:7400", "--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca];
-    on_a_node_with(&arguments, async move |_| {
+    on_a_node_with(&arguments, async move |host| {
         let client = |authority: &Authority| {
             let (certificate, key) = authority.signed("control-plane");
             let ca = ours.0.pem().into_bytes();
@@ -118,5 +119,10 @@ fn over_tls_only_clients_of_the_ca_are_let_in() {
             .output()
             .unwrap();
         assert!(!plain.status.success() && plain.stdout.is_empty(), "no certificate at all");
+        // Programs that join have their streams over it as well.
+        host.client = client(&ours);
+        let id = exec::idle(host).await.id;
+        let printed = exec::run(host, id, "head -c 3000000 /dev/zero | tr '\\0' x; echo").await;
+        assert!(printed.len() == 3_000_001 && printed.bytes().all(|byte| matches!(byte, b'x' | b'\n')));
     });
 }

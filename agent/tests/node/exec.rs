@@ -24,7 +24,7 @@ pub(crate) fn script(script: &str) -> ExecRequest {
 }
 
 /// A container that does nothing.
-async fn idle(host: &mut Host) -> InstanceSpec {
+pub(crate) async fn idle(host: &mut Host) -> InstanceSpec {
     let spec = instance("exec sleep 1000");
     host.want(std::slice::from_ref(&spec)).await;
     host.until_phase(spec.id, Phase::Up).await;
