@@ -95,8 +95,19 @@ fn socket_failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error)
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: UnixListener,
-    beside: PathBuf,
+    beside: Beside,
     path: PathBuf,
+}
+
+/// The name it is bound under, which is gone with it.
+#[derive(Debug)]
+struct Beside(PathBuf);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // It has got its own name, or is not served.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl UnixSocket {
@@ -108,7 +119,7 @@ impl UnixSocket {
         if tokio::net::UnixStream::connect(path).await.is_ok() {
             return Err(ServerError::InUse(path.to_owned()));
         }
-        let beside = path.with_extension("new");
+        let beside = path.with_added_extension("new");
         for there in [path, &beside] {
             if std::fs::symlink_metadata(there).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
                 return Err(ServerError::NoSocket(there.to_owned()));
@@ -121,9 +132,9 @@ impl UnixSocket {
             _ => {}
         }
         let listener = UnixListener::bind(&beside).map_err(socket_failed("bind", path))?;
-        let socket = Self { listener, beside, path: path.to_owned() };
+        let socket = Self { listener, beside: Beside(beside), path: path.to_owned() };
         let mode = std::fs::Permissions::from_mode(if others { 0o666 } else { 0o600 });
-        std::fs::set_permissions(&socket.beside, mode).map_err(socket_failed("set the mode of", path))?;
+        std::fs::set_permissions(&socket.beside.0, mode).map_err(socket_failed("set the mode of", path))?;
         Ok(socket)
     }
 
@@ -132,7 +143,7 @@ impl UnixSocket {
     /// # Errors
     /// When it cannot be moved there.
     pub fn place(self) -> Result<UnixListener, ServerError> {
-        std::fs::rename(&self.beside, &self.path).map_err(socket_failed("place", &self.path))?;
+        std::fs::rename(&self.beside.0, &self.path).map_err(socket_failed("place", &self.path))?;
         Ok(self.listener)
     }
 }
@@ -216,5 +227,25 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(router: Route
     if let Err(error) = served {
         // A client that hangs up in the middle of a stream is no fault.
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_is_not_served_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let files = || std::fs::read_dir(dir.path()).unwrap().count();
+        drop(UnixSocket::bind(&path, false).await.unwrap());
+        assert_eq!(files(), 0);
+        let socket = UnixSocket::bind(&path, false).await.unwrap();
+        // One whose name differs in its ending has another beside it.
+        let other = UnixSocket::bind(&path.with_extension("socket"), false).await.unwrap();
+        let _listener = socket.place().unwrap();
+        drop(other);
+        assert!(path.exists() && files() == 1);
     }
 }
