@@ -6,11 +6,13 @@
 use std::ffi::{c_int, c_void};
 
 /// Allocations from this size on are mappings of their own, which go when they are freed.
+#[cfg(target_env = "gnu")]
 const MAPPED: c_int = 32 << 10;
 
 /// Keeps the heap from holding on to what was large once: without this, freeing the first large buffer would
-/// raise the size from which buffers are mapped (mallopt(3)).
+/// raise the size from which buffers are mapped (mallopt(3)). Musl's never does.
 pub fn settle_heap() {
+    #[cfg(target_env = "gnu")]
     // SAFETY: mallopt changes parameters of the allocator only; both values are in their documented ranges.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
@@ -18,8 +20,9 @@ pub fn settle_heap() {
     }
 }
 
-/// Gives back the free pages of the heap and the read-only pages of the executable.
+/// Gives back the free pages of the heap, which musl does by itself, and the read-only pages of the executable.
 pub fn give_back() {
+    #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim only returns memory that nothing was allocated in (malloc_trim(3)).
     unsafe { libc::malloc_trim(0) };
     forget_image();

@@ -15,20 +15,26 @@ struct Control {
     fds: [libc::c_int; MOST],
 }
 
-const NO_HEADER: libc::cmsghdr = libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 };
+/// No message yet.
+fn no_control() -> Control {
+    // SAFETY: all zeroes is a valid cmsghdr, which has only integers, and they are valid descriptors' numbers.
+    unsafe { std::mem::zeroed() }
+}
 
 /// Sends bytes, at least one, with descriptors, at most [`MOST`]; the bytes that were taken. Raises no SIGPIPE.
 ///
 /// # Errors
 /// `EINVAL` for too many descriptors; those of sendmsg(2).
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
-    let mut control = Control { header: NO_HEADER, fds: [-1; MOST] };
+    let mut control = no_control();
     for (number, fd) in control.fds.get_mut(..fds.len()).ok_or(Errno::EINVAL)?.iter_mut().zip(fds) {
         *number = fd.as_raw_fd();
     }
     let length = size_of::<libc::cmsghdr>() + fds.len() * size_of::<libc::c_int>();
-    control.header =
-        libc::cmsghdr { cmsg_len: length, cmsg_level: libc::SOL_SOCKET, cmsg_type: libc::SCM_RIGHTS };
+    // Of another integer type in each C library.
+    control.header.cmsg_len = length as _;
+    control.header.cmsg_level = libc::SOL_SOCKET;
+    control.header.cmsg_type = libc::SCM_RIGHTS;
     let mut data = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all zeroes is a valid msghdr: null pointers and lengths of 0.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -36,7 +42,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<u
     message.msg_iovlen = 1;
     if !fds.is_empty() {
         message.msg_control = (&raw mut control).cast();
-        message.msg_controllen = length;
+        message.msg_controllen = length as _;
     }
     // SAFETY: everything the message points to lives through the call, which writes to none of it; `control`
     // is one cmsghdr directly followed by its descriptors, as CMSG_DATA lies on 64-bit machines (cmsg(3)).
@@ -50,21 +56,22 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<u
 /// # Errors
 /// `EMSGSIZE` when there were more descriptors than there is room for; those of recvmsg(2).
 pub fn receive(socket: impl AsFd, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, Errno> {
-    let mut control = Control { header: NO_HEADER, fds: [-1; MOST] };
+    let mut control = no_control();
     let mut data = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: as above.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut data;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
-    message.msg_controllen = size_of::<Control>();
+    message.msg_controllen = size_of::<Control>() as _;
     // SAFETY: the kernel writes at most the given lengths to `bytes` and `control`, which live through the call.
     let received =
         unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     let received = Errno::result(received)? as usize;
     let header = control.header;
     if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
-        let count = header.cmsg_len.saturating_sub(size_of::<libc::cmsghdr>()) / size_of::<libc::c_int>();
+        let length: usize = header.cmsg_len as _;
+        let count = length.saturating_sub(size_of::<libc::cmsghdr>()) / size_of::<libc::c_int>();
         for &fd in control.fds.iter().take(count) {
             // SAFETY: the kernel has just installed this descriptor for us, so nobody else owns it.
             fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
