@@ -18,6 +18,7 @@ pub mod limit;
 pub mod loop_device;
 pub mod memory;
 pub mod mount;
+pub mod owner;
 pub mod pass;
 pub mod pidfd;
 pub mod seccomp;

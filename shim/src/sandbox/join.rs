@@ -110,8 +110,8 @@ fn attempt(
     #[cfg(feature = "failpoints")]
     crate::failpoint::lend();
     let born_in = (placement == Placement::Born).then(|| cgroup.as_fd());
-    let joining =
-        clone::child(CloneFlags::empty(), born_in, || joiner.run()).at(Step::Clone, spec.cgroup.display())?;
+    let joining = clone::child(CloneFlags::empty(), born_in, None, || joiner.run())
+        .at(Step::Clone, spec.cgroup.display())?;
     let joining = Unfinished(Some(joining));
     drop(theirs);
     let joined = follow(spec, &ours)?;

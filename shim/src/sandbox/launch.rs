@@ -23,7 +23,7 @@ use crate::spec::check::IDS;
 use crate::step::{At, SetupError, Step};
 use crate::sys::clone::{self, Child};
 use crate::sys::command_line::CommandLine;
-use crate::sys::{limit, pidfd};
+use crate::sys::{limit, owner, pidfd};
 
 /// From the release of the child to its exec; a mount may have to wait for a slow disk.
 const START_MS: u16 = 60_000;
@@ -232,8 +232,10 @@ impl Launch<'_> {
             namespaces |= CloneFlags::CLONE_NEWNET;
         }
         let born_in = (placement == Placement::Born).then(|| cgroup.as_fd());
-        let child =
-            clone::child(namespaces, born_in, || sandbox.run()).at(Step::Clone, spec.cgroup.display())?;
+        // Each container's own, so that none uses up what the kernel grants to a user.
+        let owner = Some(spec.id_base);
+        let child = clone::child(namespaces, born_in, owner, || sandbox.run())
+            .at(Step::Clone, spec.cgroup.display())?;
         drop((release.reader, error.writer, status.writer, stdout.writer, stderr.writer));
         let (pid, child) = (child.pid, Unfinished(Some(child)));
         let moved = (placement == Placement::Moved).then_some(&spec.cgroup);
@@ -278,7 +280,8 @@ fn prepare(spec: &Spec, pid: i32, cgroup: Option<&PathBuf>) -> Result<File, Setu
     }
     map_ids(pid, spec.id_base).at(Step::MapIds, spec.id_base)?;
     fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE).at(Step::OomScore, OOM_SCORE)?;
-    let set = limits(spec, pid);
+    // For limits of another process it takes a capability in its user namespace.
+    let set = owner::acting_for(spec.id_base, || limits(spec, pid)).at(Step::Limits, spec.id_base)?;
     let resource = set.as_ref().err().map(|(resource, _)| *resource);
     set.map_err(|(_, errno)| errno).at(Step::Limits, format_args!("{resource:?}"))?;
     File::open(format!("/proc/{pid}/ns/user")).at(Step::UserNamespace, "open")

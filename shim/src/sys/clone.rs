@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 
 use super::exec;
+use super::owner::Owner;
 
 /// Of linux/sched.h; the constant of the `libc` crate is too narrow.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -21,14 +22,17 @@ pub struct Child {
     pub pid: i32,
 }
 
-/// Makes a child in the given new namespaces and, where given, in the cgroup of that directory (v2).
-/// It must not use descriptors or locks it was not made to share.
+/// Makes a child in the given new namespaces and, where given, in the cgroup of that directory (v2). A new user
+/// namespace belongs to the host's user `owner`, where one is given. The child must not use descriptors or locks it was
+/// not made to share.
 ///
 /// # Errors
-/// `EBUSY` when this process has more than one thread; otherwise those of clone3(2).
+/// `EBUSY` when this process has more than one thread; `EPERM` when it may not act for the owner; otherwise those of
+/// clone3(2).
 pub fn child(
     namespaces: CloneFlags,
     cgroup: Option<BorrowedFd<'_>>,
+    owner: Option<u32>,
     run: impl FnOnce() -> i32,
 ) -> Result<Child, Errno> {
     if !single_threaded() {
@@ -47,6 +51,7 @@ pub fn child(
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     args.cgroup = cgroup_fd;
+    let owner = owner.map(Owner::new).transpose()?;
     // SAFETY: args and pidfd live through the call and the size is theirs. Without CLONE_VM and with no stack
     // given the child goes on with a copy of this stack, as after fork(2); that the process is single-threaded
     // was checked above, so the copied C library state is consistent.
@@ -54,6 +59,7 @@ pub fn child(
     match Errno::result(pid)? {
         0 => exec::exit(run()),
         pid => {
+            drop(owner);
             // SAFETY: CLONE_PIDFD stored a new descriptor there, which nobody else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Child { pidfd, pid: pid as i32 })
