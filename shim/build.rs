@@ -20,6 +20,7 @@ const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const EPERM: u32 = ERRNO | 1;
 const ENOSYS: u32 = ERRNO | 38;
+const EINVAL: u32 = ERRNO | 22;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=seccomp");
@@ -28,13 +29,17 @@ fn main() -> Result<()> {
     if arch != "x86_64" {
         bail!("seccomp/*.json lists the system calls of x86_64, not of {arch}: add a list for it");
     }
-    let (app, absent) = (compile("app")?, compile("absent")?);
+    let [app, absent, invalid] = [compile("app")?, compile("absent")?, compile("invalid")?];
     let leaves = (0..=*UNKNOWN.end())
         .map(|number| {
             // What programs probe for is absent whatever else a list says of it.
             let known = dispatch::specialize(&absent, number)? == dispatch::verdict(ALLOW);
             if UNKNOWN.contains(&number) || !known {
                 return Ok(dispatch::verdict(ENOSYS));
+            }
+            // Of what is there, but not for this.
+            if dispatch::specialize(&invalid, number)? != dispatch::verdict(ALLOW) {
+                return Ok(dispatch::verdict(EINVAL));
             }
             dispatch::specialize(&app, number)
         })

@@ -12,6 +12,7 @@ const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const EPERM: u32 = ERRNO | 1;
 const ENOSYS: u32 = ERRNO | 38;
+const EINVAL: u32 = ERRNO | 22;
 const KILL: u32 = 0x8000_0000;
 
 /// `struct seccomp_data` as the words that a filter can load.
@@ -70,13 +71,15 @@ fn verdict(number: u32, arch: u32, arguments: [u64; 6]) -> u32 {
 }
 
 fn word(number: u32) -> &'static str {
-    let probes = [[0; 6], [u64::MAX; 6], [1; 6], [0x5412; 6], [22; 6], [37; 6], [0x1000_0000; 6]];
+    let probes =
+        [[0; 6], [u64::MAX; 6], [1; 6], [0x5412; 6], [22; 6], [37; 6], [0, 6, 35, 0, 0, 0], [0x1000_0000; 6]];
     let mut verdicts: Vec<_> = probes.map(|arguments| verdict(number, X86_64, arguments)).to_vec();
     verdicts.dedup();
     match verdicts[..] {
         [ALLOW] => "allow",
         [EPERM] => "EPERM",
         [ENOSYS] => "ENOSYS",
+        [EINVAL] => "EINVAL",
         [KILL] => "kill",
         _ => "by argument",
     }
@@ -145,9 +148,13 @@ fn arguments_decide() {
         assert_eq!(socket(family, kind, protocol), EPERM, "{family} {kind} {protocol}");
     }
     let fcntl = |command| verdict(72, X86_64, [0, command, 0, 0, 0, 0]);
-    // F_SETFL, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC; then F_OFD_SETLK and F_OFD_SETLKW.
+    // F_SETFL, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC; then F_OFD_SETLK, F_OFD_SETLKW and F_SETLEASE.
     assert!([4, 6, 7, 1030].map(fcntl).iter().all(|verdict| *verdict == ALLOW));
-    assert_eq!([37, 38, 37 | 1 << 32].map(fcntl), [EPERM; 3]);
+    assert_eq!([37, 38, 37 | 1 << 32, 1024].map(fcntl), [EPERM; 4]);
+    for call in [188, 189, 190] {
+        let attribute = |size| verdict(call, X86_64, [0, 0, 0, size, 0, 0]);
+        assert_eq!([0, 512, 513, 65_536, 1 << 32].map(attribute), [ALLOW, ALLOW, EPERM, EPERM, EPERM]);
+    }
     for kind in [0x2000, 0x6000] {
         assert_eq!(verdict(133, X86_64, [0, kind | 0o600, 0, 0, 0, 0]), EPERM);
         assert_eq!(verdict(259, X86_64, [0, 0, kind | 0o600, 0, 0, 0]), EPERM);
@@ -170,6 +177,11 @@ fn options_of_sockets_are_those_that_keep_nothing() {
     for level in (0..300).filter(|level| ![0, 1, 6, 17, 41, 270].contains(level)) {
         assert_eq!(refused(level).len(), 256, "level {level}");
     }
+    let asked = |level, name| verdict(55, X86_64, [0, level, name, 0, 0, 0]);
+    assert_eq!(
+        [asked(6, 35), asked(6, 35 | 1 << 32), asked(6, 11), asked(1, 35)],
+        [EPERM, EPERM, ALLOW, ALLOW]
+    );
     // The kernel looks at 32 bits only.
     assert_eq!(option(41 | 1 << 32, 6), EPERM);
     assert_eq!(option(41, 6 | 1 << 32), EPERM);
@@ -177,7 +189,12 @@ fn options_of_sockets_are_those_that_keep_nothing() {
 
 #[test]
 fn every_entry_has_its_reason() {
-    for json in [include_str!("../seccomp/app.json"), include_str!("../seccomp/absent.json")] {
+    let lists = [
+        include_str!("../seccomp/app.json"),
+        include_str!("../seccomp/absent.json"),
+        include_str!("../seccomp/invalid.json"),
+    ];
+    for json in lists {
         let filters: serde_json::Value = serde_json::from_str(json).unwrap();
         for filter in filters.as_object().unwrap().values() {
             for rule in filter["filter"].as_array().unwrap() {

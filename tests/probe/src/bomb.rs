@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ pub(crate) fn run(bomb: &str) -> ExitCode {
             }
         }
     }
-    let uncharged = bomb.ends_with("_buffers") || bomb == "file_locks";
+    let uncharged = bomb.ends_with("_buffers") || ["file_locks", "directory_names"].contains(&bomb);
     std::thread::sleep(if uncharged { KEPT_UNCHARGED } else { KEPT });
     println!("probe: {bomb}: {taken} taken, {answer}");
     drop(held);
@@ -114,6 +115,7 @@ impl Hoard {
             "datagram_buffers" => self.datagrams.push(full_of_datagrams().map_err(failed)?),
             "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
             "unaccepted_buffers" => self.unaccepted(taken).map_err(failed)?,
+            "directory_names" => self.read_directory(taken).map_err(failed)?,
             "file_locks" => self.lock(taken).map_err(name)?,
             "netlink_buffers" => full_of_answers().map_err(name)?,
             "terminals" => {
@@ -141,6 +143,22 @@ impl Hoard {
         let Some(listener) = self.listeners.last() else { return Ok(()) };
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
         stream.write_all(&[1; 60_000])
+    }
+
+    /// A descriptor that keeps the names a directory had, which is one of the image's and was changed since the last.
+    fn read_directory(&mut self, taken: usize) -> io::Result<()> {
+        let name = |number: usize| format!("/app/{number}-{}", "x".repeat(200));
+        if taken == 0 {
+            for number in 1..=3000 {
+                File::create(name(number))?;
+            }
+        }
+        let directory = File::open("/app")?;
+        let read = [Arg::Number(directory.as_raw_fd().into()), Arg::Page, Arg::Number(4096)];
+        raw::call(libc::SYS_getdents64, &read)?;
+        self.files.push(directory);
+        File::create(name(0))?;
+        fs::remove_file(name(0))
     }
 
     /// A lock of one byte more of a file, with a gap so that it does not become part of the one before. From the end, and

@@ -139,6 +139,21 @@ pub(crate) fn checks() -> Vec<Check> {
             // F_OFD_SETLK with an empty `struct flock`: a lock that no process can be found by.
             Answer::refused(raw::call(libc::SYS_fcntl, &[N(0), N(37), Page]))
         }),
+        Check::new(UNCHARGED, "splice", || {
+            // EINVAL as of descriptors that have none; EBADF from a kernel that is asked.
+            match raw::call(libc::SYS_splice, &[N(-1), N(0), N(-1), N(0), N(1), N(0)]) {
+                Err(errno @ Errno::EINVAL) => Answer::held(name(errno)),
+                result => Answer::refused(result),
+            }
+        }),
+        Check::new(UNCHARGED, "lease", || {
+            // F_SETLEASE, F_UNLCK: there is none to give up.
+            Answer::refused(raw::call(libc::SYS_fcntl, &[N(0), N(1024), N(2)]))
+        }),
+        Check::new(UNCHARGED, "long_access_list", || {
+            let list = [Text(c"/tmp"), Text(c"system.posix_acl_access"), Page, N(4096), N(0)];
+            Answer::refused(raw::call(libc::SYS_setxattr, &list))
+        }),
         Check::new(MOUNTS, "clone3_answers_enosys", clone3),
         Check::new(KERNEL, "perf_event_open", perf_event_open),
         Check::new(KERNEL, "i386_entry", || match raw::i386_getpid() {

@@ -9,8 +9,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mogok_api::app::RestartPolicy;
+use mogok_api::app::{Limits, RestartPolicy};
 use mogok_api::instance::{ContainerKind, FailureCode, InstanceSpec, InstanceStatus, Phase};
+
+use nix::sys::inotify::{InitFlags, Inotify};
 
 use super::node::{Node, PATIENCE};
 use super::{Finding, PROBE};
@@ -18,7 +20,7 @@ use super::{Finding, PROBE};
 const BOMBS: &str = "fork, memory, disk and other bombs";
 /// An answer that takes longer was none. Generous: the machine has two cores, and the bomb may use them.
 const IN_TIME: Duration = Duration::from_secs(10);
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "fork",
     "memory",
     "tmpfs",
@@ -39,6 +41,7 @@ const NAMES: [&str; 24] = [
     "unaccepted_buffers",
     "netlink_buffers",
     "file_locks",
+    "directory_names",
     "terminals",
     "timers",
     "segments",
@@ -65,11 +68,16 @@ pub(super) fn findings(node: &mut Node, kind: ContainerKind) -> Result<Vec<Findi
 }
 
 fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAddr) -> Result<Finding> {
-    let spec = InstanceSpec { max_runtime_s: Some(40), ..node.spec(kind, &[PROBE, "bomb", bomb]) };
+    let mut spec = InstanceSpec { max_runtime_s: Some(40), ..node.spec(kind, &[PROBE, "bomb", bomb]) };
+    if bomb == "directory_names" {
+        // As an app has: so that the kernel takes them for names and not the disk for files.
+        spec.limits.disk_inodes = Limits::app().disk_inodes;
+    }
     node.add(&spec)?;
     let begin = Instant::now();
     let (mut slowest, mut agent) = (Duration::ZERO, Duration::ZERO);
     let before = socket_bytes()?;
+    let mut scarce = false;
     let mut buffered = 0;
     let status = loop {
         let asked = Instant::now();
@@ -78,6 +86,8 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
         let asked = Instant::now();
         let status = node.until(spec.id, |_| true)?;
         agent = agent.max(asked.elapsed());
+        // What the kernel grants to a user, and every service manager takes.
+        scarce |= Inotify::init(InitFlags::IN_CLOEXEC).is_err();
         buffered = buffered.max(socket_bytes()?.saturating_sub(before));
         if status.phase == Phase::Exited {
             break status;
@@ -89,12 +99,15 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
     let (contained, end) = end(&status, bomb);
     let killed = status.failure.is_some_and(|failure| failure.code == FailureCode::Memory);
     // Of these the kernel refuses none, and charges nobody for them.
-    let uncharged = ["unaccepted_buffers", "netlink_buffers", "file_locks"].contains(&bomb);
+    let uncharged =
+        ["unaccepted_buffers", "netlink_buffers", "file_locks", "directory_names"].contains(&bomb);
     let (contained, end) = if !killed && (uncharged || buffered > spec.limits.memory_bytes) {
         (false, format!("has what nobody is charged for and is not killed: {end}"))
     } else {
         (contained, end)
     };
+    let (contained, end) =
+        if scarce { (false, format!("uses up what the host's root has: {end}")) } else { (contained, end) };
     let held = contained && slowest < IN_TIME && agent < IN_TIME;
     // Counts and times differ from run to run, so only their order of magnitude is told.
     let answer = format!("{end}; neighbour and agent answer within {}", magnitude(slowest.max(agent)));
