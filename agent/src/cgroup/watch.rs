@@ -18,7 +18,9 @@ use tokio::sync::watch;
 
 use super::{Cgroup, CgroupError, Controller};
 
+mod descriptors;
 mod episode;
+mod host;
 pub mod locks;
 mod sight;
 pub mod sockets;

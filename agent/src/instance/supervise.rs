@@ -191,6 +191,9 @@ fn hoard_words(hoard: Hoard, spec: &mogok_api::instance::InstanceSpec) -> String
             format!("killed: memory, its sockets held more than its {} MiB", spec.limits.memory_bytes >> 20)
         }
         Hoard::Locks => format!("killed: memory, it held more than {MOST} record locks of files"),
+        Hoard::Directories => {
+            "killed: memory, the kernel kept too much for the directories it has open".to_owned()
+        }
     }
 }
 

@@ -8,9 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
@@ -20,9 +18,10 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::watch;
 
 use super::super::{CgroupError, removal};
+use super::host::Host;
 use super::sight::{Kind, Sight, Subject};
 use super::tracker::{Hoard, Report, Tracker};
-use super::{Attention, Order, locks};
+use super::{Attention, Order};
 
 /// Between an event and the next one of the same kind and container.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -34,12 +33,12 @@ const KILL_RECHECK: Duration = Duration::from_millis(5);
 const TICK_OF_APP: Duration = Duration::from_secs(30);
 const TICK_OF_BUILD: Duration = Duration::from_secs(1);
 
-/// How often hoards are looked for; at once when a 64th of the host's memory went since the last look at that, and every
-/// second while less than a quarter of it is left.
-const TICK_OF_HOARDS: Duration = Duration::from_secs(10);
+/// How often the host's memory is looked at.
 const LOOK_AT_HOST: Duration = Duration::from_millis(250);
-const SCARCE: u64 = 4;
-const FALL: u64 = 64;
+
+/// A container whose sockets take longer to look at than this is not looked at again for ten times as long.
+const LONG_LOOK: Duration = Duration::from_millis(50);
+const REST: u32 = 10;
 
 const BELL: u64 = u64::MAX;
 /// The look at the host's memory, while there is a container that is searched for hoards.
@@ -64,16 +63,8 @@ struct Container {
     reports: watch::Sender<Report>,
     sights: [Option<Sight>; Kind::ALL.len()],
     kill_rechecks: u32,
-}
-
-/// What the last looks saw.
-struct Host {
-    /// KiB that were left.
-    available: u64,
-    /// Hoards were looked for.
-    searched: Instant,
-    /// Finds the containers that hoard locks, while these are many.
-    locks: Option<JoinHandle<Vec<u64>>>,
+    /// It has so many that a look takes long.
+    sockets_rest_until: Option<Instant>,
 }
 
 pub(super) struct Thread {
@@ -176,47 +167,41 @@ impl Thread {
             return;
         }
         self.looks.push(Reverse((now + LOOK_AT_HOST, HOST)));
-        if let Some(locks) = host.locks.take_if(|locks| locks.is_finished()) {
-            // One that panicked has said so itself.
-            for key in locks.join().unwrap_or_default() {
-                if let Some(container) = self.containers.get_mut(&key) {
-                    container.hoards(Hoard::Locks);
-                }
+        for (key, hoard) in host.found() {
+            if let Some(container) = self.containers.get_mut(&key) {
+                container.hoards(hoard);
             }
         }
-        let (available, all) = host_memory().unwrap_or_default();
-        let falls = host.available.saturating_sub(available) > all / FALL;
-        host.available = available;
-        let since = now.saturating_duration_since(host.searched);
-        let scarce = available < all / SCARCE && since >= PAUSE;
-        if !falls && !scarce && since < TICK_OF_HOARDS {
+        if !host.is_due(now) {
             return;
         }
-        host.searched = now;
-        // The check of the host tells of a kernel that does not say how many there are.
-        if host.locks.is_none() && locks::are_many().unwrap_or(false) {
+        host.search(|| {
             let searched =
                 self.containers.iter().filter(|(_, container)| container.subject.sockets.is_some());
-            host.locks =
-                search_for_locks(searched.map(|(key, found)| (*key, found.subject.v2.clone())).collect());
-        }
+            searched.map(|(key, container)| (*key, container.subject.v2.clone())).collect()
+        });
         for container in self.containers.values_mut() {
-            container.look_at_sockets();
+            container.look_at_sockets(Instant::now());
         }
     }
 
     fn watch(&mut self, key: u64, subject: Subject, reports: watch::Sender<Report>) {
         if subject.sockets.is_some() && self.host.is_none() {
             let now = Instant::now();
-            let available = host_memory().map_or(0, |(available, _)| available);
-            self.host = Some(Host { available, searched: now, locks: None });
+            self.host = Host::new(now);
             self.looks.push(Reverse((now + LOOK_AT_HOST, HOST)));
         }
         // What cannot be read now is told of by the looks below.
         let hits = subject.process_limit_hits().unwrap_or(0);
         let tracker = Tracker::new(subject.attention, subject.memory_high, hits);
-        let mut container =
-            Container { subject, tracker, reports, sights: Default::default(), kill_rechecks: 0 };
+        let mut container = Container {
+            subject,
+            tracker,
+            reports,
+            sights: Default::default(),
+            kill_rechecks: 0,
+            sockets_rest_until: None,
+        };
         for kind in Kind::ALL {
             match container.subject.open(kind) {
                 Ok(None) => {}
@@ -271,29 +256,6 @@ impl Thread {
     }
 }
 
-/// Looks for containers that hoard locks, by their keys and cgroups, in a thread of its own: of such as make that hard it
-/// takes seconds.
-fn search_for_locks(containers: Vec<(u64, PathBuf)>) -> Option<JoinHandle<Vec<u64>>> {
-    let search = || {
-        // The cgroup of one that has ended meanwhile is gone.
-        let hoarders =
-            containers.into_iter().filter(|(_, cgroup)| locks::hoarded_in(cgroup).unwrap_or(false));
-        hoarders.map(|(key, _)| key).collect()
-    };
-    let thread = std::thread::Builder::new().name("locks".into()).spawn(search);
-    thread.inspect_err(|error| tracing::warn!(%error, "nobody looks for locks of files")).ok()
-}
-
-/// What is left of the host's memory, and all of it, in KiB (`MemAvailable` and `MemTotal`, proc_meminfo(5)).
-fn host_memory() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    };
-    Some((kib("MemAvailable:")?, kib("MemTotal:")?))
-}
-
 /// Is its cgroup no longer there?
 fn gone(error: &CgroupError) -> bool {
     match error {
@@ -324,9 +286,15 @@ impl Container {
         Ok(next)
     }
 
-    fn look_at_sockets(&mut self) {
+    fn look_at_sockets(&mut self, now: Instant) {
         let Some(sockets) = &self.subject.sockets else { return };
-        match sockets.hold_more_than(self.subject.memory_limit) {
+        if self.sockets_rest_until.is_some_and(|until| now < until) {
+            return;
+        }
+        let looked = sockets.hold_more_than(self.subject.memory_limit);
+        let took = now.elapsed();
+        self.sockets_rest_until = (took > LONG_LOOK).then(|| now + REST * took);
+        match looked {
             Ok(false) => {}
             Ok(true) => self.hoards(Hoard::Sockets),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {

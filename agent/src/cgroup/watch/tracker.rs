@@ -19,6 +19,8 @@ pub enum Hoard {
     Sockets,
     /// Record locks of files: more than [`locks::MOST`](super::locks::MOST).
     Locks,
+    /// Names of directories that it has open: the most of all, when the kernel's memory has grown.
+    Directories,
 }
 
 /// What a container has run into since it was made.

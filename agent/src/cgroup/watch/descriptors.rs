@@ -1,0 +1,148 @@
+//! What the kernel keeps for the descriptors of a container and charges to nobody: record locks of files, and names of
+//! directories.
+//!
+//! A record lock belongs to a table of descriptors, and ends when that closes the file: so each is found at a descriptor
+//! of a living process, once, whichever process it was taken by. (`/proc/locks` names the one that took it, which may
+//! have ended.) Those of open file descriptions have no process while they are sent over a socket; the container's
+//! filter of system calls has none. A directory that was read keeps the names it had: of a block (ext4, 20 KiB), or of all
+//! that several layers have there, as they were then (overlay).
+//!
+//! Sources: proc_pid_fdinfo(5), kcmp(2), unix(7); `fs/ext4/dir.c`, `fs/overlayfs/readdir.c`.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use mogok_shim::sys::kcmp;
+
+use super::locks::{self, record_lock};
+
+/// Descriptors of one container that are looked at: all that 100 processes may have. Those beyond are a hoard
+/// themselves.
+const DESCRIPTORS: usize = 1_000_000;
+/// Lines that are read, the same lock as often as there are descriptors for it. More are a hoard as well.
+const LINES: usize = 20 * locks::MOST;
+/// Locks of files without a name, which all of the host share (`anon_inode:`, a namespace): whoever closes one looks
+/// through all of its locks. Nobody has any who does not mean to.
+const SHARED: usize = 100;
+/// How often a container is gone through, as long as its processes come and go in the meantime.
+const PASSES: usize = 64;
+
+/// What was seen of one container.
+#[derive(Debug, Default)]
+pub(super) struct Descriptors {
+    seen: usize,
+    lines: usize,
+    shared: usize,
+    /// Open directories, and descriptors that wait in sockets and may be directories.
+    pub(super) directories: usize,
+    /// Hashes of a table's number and the words of a lock: it shows at each of the descriptors that were made of the
+    /// same one (dup(2)).
+    locks: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Descriptors {
+    /// Of all tasks of a cgroup (v2), until there are too many locks; directories where they are asked for. May take
+    /// seconds.
+    ///
+    /// # Errors
+    /// When its processes cannot be listed.
+    pub(super) fn of(cgroup: &Path, directories: bool) -> io::Result<Self> {
+        let mut found = Self::default();
+        // Tasks with a table of descriptors each.
+        let mut owners: Vec<i32> = Vec::new();
+        for _ in 0..PASSES {
+            let mut some_ended = false;
+            for process in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines() {
+                let path = format!("/proc/{process}/task");
+                for task in numbers(&path) {
+                    // Of the same process most likely.
+                    if owners.iter().rev().any(|owner| kcmp::same_files(*owner, task) == Ok(true)) {
+                        continue;
+                    }
+                    owners.push(task);
+                    found.look_at(task, owners.len(), directories);
+                    if found.too_many_locks() {
+                        return Ok(found);
+                    }
+                }
+                some_ended |= !Path::new(&path).exists();
+            }
+            // What it shared with another is looked for again, and counts again as far as it was seen.
+            if !some_ended {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Or more descriptors than can be looked at.
+    pub(super) fn too_many_locks(&self) -> bool {
+        self.locks.len() > locks::MOST
+            || self.shared > SHARED
+            || self.lines > LINES
+            || self.seen > DESCRIPTORS
+    }
+
+    /// Adds what a task's table of descriptors has, the `table`th.
+    fn look_at(&mut self, task: i32, table: usize, directories: bool) {
+        let directory = format!("/proc/{task}/fdinfo");
+        for descriptor in numbers(&directory) {
+            self.seen += 1;
+            let Ok(file) = File::open(format!("{directory}/{descriptor}")) else { continue };
+            let mut shared = None;
+            for line in BufReader::new(file).lines().map_while(Result::ok) {
+                if line.starts_with("lock:") {
+                    self.lines += 1;
+                    let shared = *shared.get_or_insert_with(|| is_shared(task, descriptor));
+                    self.shared += usize::from(shared);
+                }
+                if let Some(lock) = record_lock(&line) {
+                    self.locks.insert(self.hasher.hash_one((table, lock)));
+                } else if let Some(waiting) = waiting(&line) {
+                    self.directories += waiting;
+                }
+                if self.too_many_locks() {
+                    return;
+                }
+            }
+            let is_directory =
+                || fs::metadata(format!("/proc/{task}/fd/{descriptor}")).is_ok_and(|is| is.is_dir());
+            if directories && is_directory() {
+                self.directories += 1;
+            }
+        }
+    }
+}
+
+/// Is it of a file that others on the host have too, whoever made it?
+fn is_shared(task: i32, descriptor: i32) -> bool {
+    let file = fs::read_link(format!("/proc/{task}/fd/{descriptor}")).unwrap_or_default();
+    let file = file.as_os_str().as_encoded_bytes();
+    file.starts_with(b"anon_inode:") || file.starts_with(b"time:[")
+}
+
+/// Descriptors that wait in a Unix socket, of a line of fdinfo.
+fn waiting(line: &str) -> Option<usize> {
+    line.strip_prefix("scm_fds:")?.trim().parse().ok()
+}
+
+/// The numbers that a directory of proc(5) has for names; none when it is gone.
+fn numbers(directory: &str) -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_in_a_socket_is_told() {
+        assert_eq!(waiting("scm_fds: 253"), Some(253));
+        assert_eq!(waiting("pos:\t0"), None);
+    }
+}
