@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 
 use mogok_api::instance::ContainerKind;
 
-use super::{Allocation, CONTAINER_PORT, Demand, Egress, NetworkConfig, Subnet};
+use super::{Allocation, CONTAINER_PORT, Demand, Egress, NetworkConfig, Subnet, name};
 
 /// What no container may reach: the ranges that are not globally reachable (IANA special-purpose
 /// registry, RFC 6890), multicast and reserved. 169.254.0.0/16 has the clouds' metadata service.
@@ -65,14 +65,6 @@ pub(super) struct Ruleset {
     resolvers: Vec<Ipv4Addr>,
 }
 
-/// The interface group of an agent's links, from its table's name (FNV-1a): so links of an earlier pool stay under the
-/// rules, which drop what they do not know. Never 0, the default group.
-pub(super) fn group(table: &str) -> u32 {
-    let hash =
-        table.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash & 0x3fff_ffff | 0x4000_0000
-}
-
 impl Ruleset {
     pub(super) fn new(config: &NetworkConfig, resolvers: Vec<Ipv4Addr>) -> Self {
         Self {
@@ -87,7 +79,7 @@ impl Ruleset {
     }
 
     pub(super) fn group(&self) -> u32 {
-        group(&self.table)
+        name::group(&self.table)
     }
 
     /// The group of links that are about to be removed ([`super::link::Links::remove_all`]); under the same

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 
 use super::gateway::Gateways;
 use super::link::Links;
-use super::{NetworkConfig, NetworkError, Subnet, ruleset};
+use super::{NetworkConfig, NetworkError, Subnet, name};
 
 /// Networks that a host has neighbours in are not larger.
 const LAN: u8 = 16;
@@ -20,15 +20,19 @@ pub async fn pool(config: &NetworkConfig, used: bool) -> Result<(), NetworkError
     let links = Links::open()?;
     let taken = |by: String| Err(NetworkError::PoolTaken { pool, by });
     let addresses = links.addresses().await?;
-    let own = Gateways::of(ruleset::group(&config.table), &addresses);
+    let mut own = Gateways::of(name::group(&config.table), &addresses);
     let anybody = Gateways::of_anybody(&addresses);
     for address in anybody.addresses.iter().copied() {
         if pool.has(address) && !own.addresses.contains(&address) {
             return taken(format!("the host's address {address}"));
         }
     }
+    if used {
+        // It may have been taken away since.
+        own.addresses.push(pool.gateway());
+    }
     for route in links.routes().await?.iter().filter(|route| !own.has(route)) {
-        let used = used || own.addresses.contains(&pool.gateway());
+        let used = own.addresses.contains(&pool.gateway());
         if let Some(destination) = in_the_way(route, pool, used, anybody.has(route)) {
             return taken(format!("the host's route to {destination}"));
         }

@@ -29,6 +29,8 @@ use change::Change;
 
 /// Between two looks at the table while nothing happens, and after a namespace that could not be made.
 const LOOK: Duration = Duration::from_secs(1);
+/// The routes are looked at so much less often than the table.
+const LOOKS_AT_ROUTES: u32 = 10;
 /// Requests of one transaction.
 const BATCH: usize = 64;
 
@@ -100,6 +102,8 @@ struct Worker {
     removed: mpsc::Receiver<remover::Removed>,
     /// A maker could not return home: namespaces cannot be made any more.
     astray: bool,
+    /// Since the routes were looked at.
+    looks: u32,
 }
 
 /// What woke the worker.
@@ -143,6 +147,7 @@ impl Worker {
             remover,
             removed,
             astray: false,
+            looks: 0,
         };
         let mut lost = Vec::new();
         for saved in saved {
@@ -152,6 +157,7 @@ impl Worker {
                 lost.push(id);
             }
         }
+        worker.look_after_routes().await?;
         if let Err(error) = worker.rebuild("make the table").await {
             return Err(feature::missing().await.unwrap_or(error));
         }
@@ -213,6 +219,9 @@ impl Worker {
                     self.removal_fails = false;
                     self.dying.extend(self.pool.calm().into_iter().map(|slot| unused(slot.address)));
                     self.look_after_table().await;
+                    if let Err(error) = self.look_after_gateway().await {
+                        tracing::error!(%error, "the gateway's address and the routes are not looked after");
+                    }
                 }
             }
             self.attach(&mut changes);
@@ -384,6 +393,30 @@ impl Worker {
 
     async fn rebuild(&self, operation: &'static str) -> Result<(), NetworkError> {
         nft::apply(operation, &self.rules.whole(self.leases.entries())).await
+    }
+
+    /// Without its address nobody reaches a container, nor with it one whose route is gone.
+    async fn look_after_gateway(&mut self) -> Result<(), NetworkError> {
+        let gateway = self.config.pool.gateway();
+        let there = self.links.gateways(self.rules.group()).await?.addresses.contains(&gateway);
+        if !there {
+            tracing::warn!(%gateway, "the gateway's address is gone, making it anew");
+            self.links.prepare_host(self.config.pool, self.rules.group()).await?;
+        }
+        self.looks += 1;
+        if there && self.looks < LOOKS_AT_ROUTES {
+            return Ok(());
+        }
+        self.looks = 0;
+        self.look_after_routes().await
+    }
+
+    async fn look_after_routes(&self) -> Result<(), NetworkError> {
+        let restored = self.links.restore_routes(self.rules.group(), self.config.pool).await?;
+        if restored > 0 {
+            tracing::warn!(restored, "routes to containers were gone");
+        }
+        Ok(())
     }
 
     /// `nft flush ruleset`, or a restart of the host's firewall, would leave containers unguarded.

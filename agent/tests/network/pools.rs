@@ -1,5 +1,7 @@
 //! An agent's pool is its own: none is shared, and none is left behind.
 
+use std::net::TcpStream;
+
 use mogok_agent::network::survey;
 
 use super::*;
@@ -53,6 +55,36 @@ fn a_pool_is_known_by_whose_it_is_and_not_by_what_was_configured_once() {
             }
         }
         drop(attachment);
+        network.stop().await;
+    });
+}
+
+#[test]
+fn the_gateway_and_the_routes_are_put_back() {
+    on_a_host_of_its_own(async |lab| {
+        let config = lab.config();
+        let network = Network::start(&config).await.unwrap();
+        let (id, attachment) = web(&network).await;
+        let Allocation { link, .. } = attachment.allocation.clone();
+        let (to, demand) = (endpoint(&attachment.allocation), Demand::new(App, true));
+        dial(to).unwrap();
+        // With the address the kernel drops all routes from it.
+        run("ip", &["address", "delete", "10.88.0.1/32", "dev", "lo"]).unwrap();
+        let begun = Instant::now();
+        while TcpStream::connect_timeout(&to, PATIENCE).is_err() {
+            assert!(begun.elapsed() < 10 * PATIENCE, "{:?}", host());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // While no agent is there; the next one takes up what lives.
+        drop(network);
+        run("ip", &["link", "set", &link, "down"]).unwrap();
+        run("ip", &["link", "set", &link, "up"]).unwrap();
+        run("ip", &["address", "delete", "10.88.0.1/32", "dev", "lo"]).unwrap();
+        survey::pool(&config, true).await.unwrap();
+        let saved = Saved { id, demand, allocation: attachment.allocation.clone() };
+        let (network, lost) = Network::start_with(&config, vec![saved]).await.unwrap();
+        assert_eq!(lost, []);
+        dial(to).unwrap();
         network.stop().await;
     });
 }

@@ -1,0 +1,49 @@
+//! The host's way to each container: made with its link, and put back when somebody took it away (with the gateway's
+//! address the kernel drops all of them, with a link that is turned off its own).
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+
+use super::link::{self, Links};
+use super::{NetworkError, Subnet};
+
+impl Links {
+    /// Turns the links of a group on and makes the routes to them, where they are missing; how many there were. Those of
+    /// an earlier pool lead nowhere any more.
+    pub(super) async fn restore_routes(&self, group: u32, pool: Subnet) -> Result<usize, NetworkError> {
+        let there: HashSet<_> = self.routes().await?.iter().filter_map(to_one).collect();
+        let mut restored = 0;
+        for name in self.in_group(group).await? {
+            // One that goes in this moment needs no route.
+            let (Some(address), Some(index)) = (link::address(&name), link::index(&name)) else { continue };
+            if there.contains(&(address, index)) || !pool.has(address) {
+                continue;
+            }
+            let made = match self.turn_on(index, &name).await {
+                Ok(()) => self.route_to(address, index, pool.gateway()).await,
+                Err(error) => Err(error),
+            };
+            match made {
+                Ok(()) => restored += 1,
+                Err(_) if link::index(&name).is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(restored)
+    }
+}
+
+/// The single address that a route leads to, and by which link.
+fn to_one(route: &RouteMessage) -> Option<(Ipv4Addr, u32)> {
+    let (mut address, mut index) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(to)) => address = Some(*to),
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            _ => {}
+        }
+    }
+    (route.header.destination_prefix_length == 32).then_some((address?, index?))
+}
