@@ -9,7 +9,7 @@ use mogok_api::id::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::uids::RANGE;
-use crate::network::{Egress, InvalidSubnet, NetworkConfig, Subnet};
+use crate::network::{Egress, InvalidSubnet, NetworkConfig, Subnet, name};
 
 /// `sun_path` has 108 bytes (unix(7)); behind the state directory come
 /// `/instances/<36 characters>/shim.sock` and the closing NUL.
@@ -209,11 +209,6 @@ impl HostSettings {
     /// What the network is made by. Its table is named as the cgroup is.
     #[must_use]
     pub fn network(&self, state_dir: &Path) -> NetworkConfig {
-        let table: String = self
-            .cgroup
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
-            .collect();
         NetworkConfig {
             pool: self.pool,
             ports: self.ports,
@@ -222,7 +217,7 @@ impl HostSettings {
             bandwidth: self.bandwidth,
             connections: self.connections,
             resolvers: self.resolvers.clone(),
-            table,
+            table: name::table(&self.cgroup),
             state_dir: state_dir.to_owned(),
         }
     }
@@ -302,10 +297,21 @@ impl Config {
 /// When it is missing, relative or too long.
 pub fn state_dir(path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     let path = absolute(path.ok_or(ConfigError::Missing("state-dir"))?)?;
+    // By one name only: what runs is known by its path.
+    let path = resolved(&path);
     if path.as_os_str().len() > STATE_DIR_BYTES {
         return Err(ConfigError::StateDirTooLong(path));
     }
     Ok(path)
+}
+
+/// Without symbolic links, also where the last names are not there yet.
+fn resolved(path: &Path) -> PathBuf {
+    match (std::fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(path), ..) => path,
+        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
+        _ => path.to_owned(),
+    }
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -72,6 +72,11 @@ impl ExecError {
                 ("request" | "execute" | "working_directory", _) => ErrorCode::Invalid,
                 // It ended, or was killed, in the middle of it.
                 ("join_namespaces" | "report", libc::ESRCH) => ErrorCode::Conflict,
+                ("clone" | "fork", libc::EAGAIN) => {
+                    let message =
+                        "the container is at its limit of processes, and a program that joins takes two";
+                    return ApiError::new(ErrorCode::TooMany, message.to_owned());
+                }
                 _ => ErrorCode::Internal,
             },
             Self::Ledger(_) | Self::Io { .. } | Self::Helper(_) => ErrorCode::Internal,

@@ -11,7 +11,7 @@ use mogok_api::id::NodeId;
 
 use crate::cgroup::Cgroups;
 use crate::config::{self, HostSettings};
-use crate::debris;
+use crate::debris::{self, has_entries};
 use crate::disk::Disks;
 use crate::ledger::Ledger;
 use crate::network::Network;
@@ -42,7 +42,15 @@ const STAYS: [&str; 2] = ["lock", "node-id"];
 /// # Errors
 /// When the directory is none of an agent's, an agent still works on it, or something cannot be removed.
 pub async fn purge(state_dir: &Path) -> Result<()> {
-    if !state_dir.exists() || !has_entries(state_dir) {
+    if !state_dir.exists() {
+        tracing::warn!(dir = %state_dir.display(), "there is no such directory, so nothing to purge");
+        return Ok(());
+    }
+    if std::fs::read_dir(state_dir)
+        .with_context(|| format!("cannot read {}", state_dir.display()))?
+        .next()
+        .is_none()
+    {
         return Ok(());
     }
     if !is_an_agents(state_dir) {
@@ -93,10 +101,6 @@ fn is_an_agents(state_dir: &Path) -> bool {
     known
         || config::host_settings_file(state_dir).exists()
         || (has("lock") && (has("instances") || only_the_lock()))
-}
-
-fn has_entries(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 async fn purge_host(state_dir: &Path, host: &HostSettings) -> Result<()> {

@@ -104,8 +104,24 @@ impl Wanted {
 /// The task of an instance and what it was told.
 #[derive(Debug)]
 struct Task {
+    /// What it was begun with; nothing of debris.
+    spec: Option<Arc<InstanceSpec>>,
     wish: watch::Sender<Wish>,
     task: JoinHandle<()>,
+}
+
+impl Task {
+    /// Was it begun with this? If not, its id was removed and wanted again in the meantime.
+    fn is_of(&mut self, wanted: &Arc<InstanceSpec>) -> bool {
+        // What went out is removed first, whatever is wanted next.
+        let Some(spec) = &mut self.spec else { return true };
+        let same = Arc::ptr_eq(spec, wanted) || spec == wanted;
+        if same {
+            // One copy is enough, and looked at the more quickly.
+            spec.clone_from(wanted);
+        }
+        same
+    }
 }
 
 /// The loop.
@@ -139,8 +155,9 @@ impl Reconciler {
         let wish = watch::Sender::new(Wish::default());
         self.node.logs.watch(record.id());
         let id = record.id();
+        let spec = Some(Arc::new(record.spec.clone()));
         let instance = Instance::new(self.node.clone(), record, wish.subscribe());
-        self.spawn(id, wish, instance.go_on(finding));
+        self.spawn(id, spec, wish, instance.go_on(finding));
     }
 
     /// Removes what belongs to ids that no record tells of, each with its shims. Until that is done nothing is
@@ -149,7 +166,7 @@ impl Reconciler {
         let ids: Vec<_> = debris.iter().map(|(id, _)| *id).collect();
         for (id, shims) in debris {
             let ground = self.node.ground.clone();
-            self.spawn(id, watch::Sender::default(), async move {
+            self.spawn(id, None, watch::Sender::default(), async move {
                 tracing::warn!(instance = %id, "removing what no record tells of");
                 adopt::end_all(&ground, id, &shims).await;
                 if let Err(error) = ground.ledger.erase(id) {
@@ -184,9 +201,9 @@ impl Reconciler {
             }
             !task.task.is_finished()
         });
-        for (id, task) in &self.tasks {
+        for (id, task) in &mut self.tasks {
             // Nobody else is asked, let alone woken: of a thousand tasks this turn is about one.
-            if !wanted.contains_key(id) {
+            if !wanted.get(id).is_some_and(|spec| task.is_of(spec)) {
                 // What was unwanted once is on its way out and does not come back under its id.
                 task.wish.send_if_modified(|wish| !std::mem::replace(&mut wish.unwanted, true));
             }
@@ -198,15 +215,16 @@ impl Reconciler {
         }
         for (id, spec) in wanted {
             if !self.tasks.contains_key(&id) && !self.node.ground.ledger.dir(id).exists() {
-                self.begin(Arc::unwrap_or_clone(spec));
+                self.begin(spec);
             }
         }
     }
 
-    fn begin(&mut self, spec: InstanceSpec) {
+    fn begin(&mut self, spec: Arc<InstanceSpec>) {
+        let own = InstanceSpec::clone(&spec);
         let record = match self.node.take_uids() {
-            Ok(uid_base) => Record::new(spec, uid_base),
-            Err(error) => return self.refused(Record::new(spec, 0), &error),
+            Ok(uid_base) => Record::new(own, uid_base),
+            Err(error) => return self.refused(Record::new(own, 0), &error),
         };
         let id = record.id();
         if let Err(error) = self.accept(&record) {
@@ -221,7 +239,7 @@ impl Reconciler {
         let wish = watch::Sender::new(Wish::default());
         self.node.logs.watch(id);
         let instance = Instance::new(self.node.clone(), record, wish.subscribe());
-        self.spawn(id, wish, instance.run());
+        self.spawn(id, Some(spec), wish, instance.run());
     }
 
     fn accept(&self, record: &Record) -> Result<(), AcceptError> {
@@ -233,6 +251,7 @@ impl Reconciler {
     fn spawn(
         &mut self,
         id: InstanceId,
+        spec: Option<Arc<InstanceSpec>>,
         wish: watch::Sender<Wish>,
         life: impl Future<Output = ()> + Send + 'static,
     ) {
@@ -242,7 +261,7 @@ impl Reconciler {
             // It may be wanted anew.
             wanted.wake();
         });
-        self.tasks.insert(id, Task { wish, task });
+        self.tasks.insert(id, Task { spec, wish, task });
     }
 
     /// Not even a record could be made; the next turn tries again.

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::cgroup::{CgroupError, Cgroups, Watcher};
 use crate::config::{self, Config, HostSettings};
+use crate::debris;
 use crate::disk::Disks;
 use crate::events::Events;
 use crate::exec::Execs;
@@ -92,6 +93,21 @@ fn lock_name(cgroups: &Cgroups) -> Result<Flock<File>, CgroupError> {
 /// The settings that an earlier agent worked by.
 fn kept_settings(path: &Path) -> Option<HostSettings> {
     serde_json::from_slice(&atomic::read(path).ok()?).ok()
+}
+
+/// Where there are containers, they are found by the names that the agent had before.
+fn stay(before: &HostSettings, config: &Config) -> Result<()> {
+    let named = |host: &HostSettings| (host.cgroup.clone(), host.cgroup_parent.clone());
+    if named(before) == named(&config.host) || !debris::has_entries(&config.state_dir.join("instances")) {
+        return Ok(());
+    }
+    let parent = before.cgroup_parent.as_ref().map(|parent| format!(" --cgroup-parent {parent}"));
+    bail!(
+        "the containers of {} are in another cgroup: start with --cgroup {}{}, or end them first (mogok-agent purge)",
+        config.state_dir.display(),
+        before.cgroup,
+        parent.unwrap_or_default()
+    )
 }
 
 /// Makes the node with the containers that live on in its network, and says what was found of each.
@@ -177,9 +193,12 @@ pub async fn run(config: Config) -> Result<()> {
         Err(CgroupError::Lock { source, .. }) if source.kind() == ErrorKind::NotFound => None,
         name => Some(name?),
     };
+    let before = kept_settings(&config::host_settings_file(&config.state_dir));
+    if let Some(before) = &before {
+        stay(before, &config)?;
+    }
     let network = config.host.network(&config.state_dir);
     network.check().context("the network cannot be set up so")?;
-    let before = kept_settings(&config::host_settings_file(&config.state_dir));
     survey::pool(&network, before.is_some_and(|before| before.pool == config.host.pool)).await?;
     let execs = Execs::new(&config.shim)
         .with_context(|| format!("cannot make a sealed copy of {}", config.shim.display()))?;
@@ -257,6 +276,10 @@ fn find_all(ground: &Ground) -> Result<Found> {
     let mut debris = BTreeSet::new();
     for id in ground.ledger.list()? {
         match ground.ledger.load(id) {
+            Ok(record) if record.id() != id => {
+                tracing::error!(instance = %id, record = %record.id(), "a record is another container's, what has its name is removed");
+                debris.insert(id);
+            }
             Ok(record) => {
                 let finding = adopt::examine(ground, &record, &shims)
                     .with_context(|| format!("cannot tell whether {id} runs"))?;

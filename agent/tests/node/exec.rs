@@ -36,7 +36,7 @@ async fn next(receiver: &mut ExecReceiver) -> ExecEvent {
 }
 
 /// Standard output, error output and the end.
-async fn rest(receiver: &mut ExecReceiver) -> (String, String, ExecExit) {
+pub(crate) async fn rest(receiver: &mut ExecReceiver) -> (String, String, ExecExit) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
         match next(receiver).await {
@@ -292,5 +292,19 @@ fn the_command_has_the_programs_streams_and_status() {
         let (status, _, err) = run(&[id, "--", "/no/such"], "");
         assert!(status == Some(1) && err.contains("execute: /no/such"), "{err}");
         assert_eq!(run(&["--user", "root", id, "--", "/bin/true"], "").0, Some(2));
+    });
+}
+
+#[test]
+fn a_container_at_its_limit_of_processes_is_joined_by_none_and_that_is_said() {
+    on_a_node(async |host| {
+        let mut spec = instance("exec sleep 1000");
+        spec.limits.pids = 3;
+        host.want(std::slice::from_ref(&spec)).await;
+        host.until_phase(spec.id, Phase::Up).await;
+        let (code, message) = refused(host, spec.id, &script("true")).await;
+        assert_eq!(code, ErrorCode::TooMany);
+        assert!(message.contains("at its limit of processes"), "{message}");
+        until_alone(host, spec.id).await;
     });
 }
