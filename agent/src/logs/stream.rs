@@ -20,8 +20,10 @@ use crate::ledger::{Ledger, read_record};
 const ENTRIES: usize = 16 * 1024;
 /// Bytes of a log read at once.
 const CHUNK: usize = 64 * 1024;
-/// Bytes of text in a batch, roughly.
+/// Bytes of a batch, roughly.
 const BATCH: usize = 256 * 1024;
+/// Of a record, beside its text; there may be nothing but empty lines.
+const RECORD: usize = size_of::<LogRecord>() + 64;
 /// Instances whose files are kept open.
 const OPEN: usize = 128;
 
@@ -144,7 +146,7 @@ impl LogReader {
                 let notice = (missed > 0).then(|| (begin, LogStream::Platform, told(missed)));
                 for (read, stream, text) in notice.into_iter().chain([(at, line.stream, line.shown())]) {
                     self.place.read = read;
-                    *bytes += text.len();
+                    *bytes += RECORD + text.len();
                     records.push(LogRecord {
                         cursor: Cursor { epoch: self.epoch.clone(), place: self.place }.to_string(),
                         at: line.at,

@@ -27,6 +27,10 @@ const READS_A_TURN: usize = 4;
 const CALM: Duration = Duration::from_secs(1);
 /// While output is being dropped, so that a flood costs the host little.
 const FLOOD_PAUSE: Duration = Duration::from_millis(5);
+/// Between reads that find little, when they come quickly: a program that writes byte by byte, or in packets
+/// (`O_DIRECT`, pipe(2)), costs the host no more than one that does not.
+const LITTLE: usize = 4 << 10;
+const LITTLE_PAUSE: Duration = Duration::from_millis(2);
 /// For the last output: what holds the pipes has been killed, so this is only a bound. A pipe holds 1 MiB.
 const DRAIN: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 8 << 20;
@@ -45,6 +49,8 @@ pub(crate) struct Intake {
     /// When the large buffers go, while they are there.
     calm_at: Option<Instant>,
     paused_until: Option<Instant>,
+    /// The last read found little.
+    little: Option<Instant>,
 }
 
 impl Intake {
@@ -56,7 +62,7 @@ impl Intake {
         }
         let sources = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)]
             .map(|(stream, pipe)| Source { stream, pipe });
-        Ok(Self { sources, buffer: vec![0; QUIET], calm_at: None, paused_until: None })
+        Ok(Self { sources, buffer: vec![0; QUIET], calm_at: None, paused_until: None, little: None })
     }
 
     /// The pipes that are to be polled at `now`.
@@ -98,6 +104,12 @@ impl Intake {
                         self.shrink(output);
                     } else if full || bytes > QUIET {
                         self.grow(place, output);
+                    } else if bytes < LITTLE {
+                        let now = Instant::now();
+                        let last = self.little.replace(now);
+                        if last.is_some_and(|last| now.duration_since(last) < 5 * LITTLE_PAUSE) {
+                            self.paused_until = Some(now + LITTLE_PAUSE);
+                        }
                     }
                     if !full {
                         break;
