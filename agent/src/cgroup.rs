@@ -252,6 +252,13 @@ impl Cgroup {
         &self.v1
     }
 
+    /// Limits of its disk's device, which is known only when the container is made: files, and what they take behind the
+    /// device's number. (What goes through a loop device is not its own for the limits of the disk below.)
+    #[must_use]
+    pub fn disk_limits(&self, limits: &Limits) -> Vec<(PathBuf, String)> {
+        self.place(Controller::Io).map_or_else(|_| Vec::new(), |place| limit::of_a_device(place, limits))
+    }
+
     fn place(&self, controller: Controller) -> Result<&Place, CgroupError> {
         self.places[controller as usize].as_ref().ok_or(CgroupError::ControllerMissing(controller))
     }

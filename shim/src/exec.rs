@@ -170,6 +170,7 @@ mod tests {
             gid: 1000,
             cgroup: "/cgroup".into(),
             cgroups_v1: vec![],
+            disk_limits: vec![],
             command: vec!["/bin/app".into()],
             env: vec!["A=1".into(), "B=2".into()],
             cwd: "/app".into(),

@@ -43,6 +43,9 @@ pub struct Spec {
     pub cgroup: PathBuf,
     /// Its cgroups in v1 hierarchies, on a hybrid host (the init joins them before it does anything).
     pub cgroups_v1: Vec<PathBuf>,
+    /// Limits of the disk that its writes go to, for whose device they are written once it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_limits: Vec<DiskLimit>,
     /// Absolute path of the program in the container, then its arguments.
     pub command: Vec<String>,
     /// `NAME=value`.
@@ -66,6 +69,13 @@ pub enum Writable {
     /// A file that holds a fresh ext4 file system, of this size; mounted through a loop device that
     /// frees itself with the mount.
     Image { path: PathBuf },
+}
+
+/// A file of the container's cgroups that takes limits of a block device, and what stands behind the device's number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLimit {
+    pub file: PathBuf,
+    pub limits: String,
 }
 
 /// A host file or directory inside the container.

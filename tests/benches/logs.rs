@@ -98,6 +98,7 @@ impl Bench {
             gid: 1000,
             cgroup: cgroup.v2_path().to_owned(),
             cgroups_v1: cgroup.v1_paths().to_vec(),
+            disk_limits: vec![],
             command,
             env: Vec::new(),
             cwd: "/".to_owned(),

@@ -4,8 +4,9 @@
 //! `Documentation/scheduler/sched-bwc.rst`, `Documentation/block/bfq-iosched.rst`. Invariant: a value that does not take is an error, except
 //! where the file only sharpens a limit that another file already enforces.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mogok_api::app::{CpuList, IoLimits, Limits};
 
@@ -171,12 +172,28 @@ fn memory(version: Version, limits: &Limits) -> Vec<Setting> {
     settings
 }
 
-fn bandwidth(version: Version, io: &IoLimits, device: Device) -> Vec<Setting> {
+/// The files that take limits of a device's bandwidth, and what to write behind its number.
+pub(super) fn of_a_device(place: &Place, limits: &Limits) -> Vec<(PathBuf, String)> {
+    let settings = bandwidth(place.version, &limits.io, "");
+    settings
+        .into_iter()
+        .map(|setting| (place.dir.join(setting.file), setting.value.trim_start().to_owned()))
+        .collect()
+}
+
+/// As many a second as the kernel counts; v1 takes more for less (`blk_throttl.c`).
+fn operations(limit: u64) -> u64 {
+    limit.min(u32::MAX.into())
+}
+
+fn bandwidth(version: Version, io: &IoLimits, device: impl Display) -> Vec<Setting> {
+    // v1 knows of none who wrote what: neither of pages that are written back, nor behind a container's loop device. The
+    // file that it lacks refuses the container.
     let limits = [
         ("rbps", "blkio.throttle.read_bps_device", io.read_bytes),
-        ("wbps", "blkio.throttle.write_bps_device", io.write_bytes),
-        ("riops", "blkio.throttle.read_iops_device", io.read_ops),
-        ("wiops", "blkio.throttle.write_iops_device", io.write_ops),
+        ("wbps", "io.max", io.write_bytes),
+        ("riops", "blkio.throttle.read_iops_device", io.read_ops.map(operations)),
+        ("wiops", "io.max", io.write_ops.map(operations)),
     ];
     let asked = limits.into_iter().filter_map(|(key, file, limit)| Some((key, file, limit?)));
     match version {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 pub use crate::network::CONTAINER_PORT as PORT;
 use mogok_api::instance::{ContainerKind, InstanceSpec};
-use mogok_shim::spec::{Bind, BindKind, File, Log, Spec, Writable};
+use mogok_shim::spec::{Bind, BindKind, DiskLimit, File, Log, Spec, Writable};
 
 /// The user and group of the program inside the container.
 pub const APP_ID: u32 = 1000;
@@ -59,6 +59,8 @@ pub struct Parts {
     pub id_base: u32,
     pub cgroup: PathBuf,
     pub cgroups_v1: Vec<PathBuf>,
+    /// Files, and what they take behind the number of the disk's device.
+    pub disk_limits: Vec<(PathBuf, String)>,
     /// Host path and container path.
     pub blobs: Vec<(PathBuf, String)>,
     pub packages: Vec<(PathBuf, String)>,
@@ -186,6 +188,7 @@ pub fn spec(wanted: &InstanceSpec, parts: Parts) -> Spec {
         gid: APP_ID,
         cgroup: parts.cgroup,
         cgroups_v1: parts.cgroups_v1,
+        disk_limits: parts.disk_limits.into_iter().map(|(file, limits)| DiskLimit { file, limits }).collect(),
         command: wanted.command.clone(),
         env,
         cwd: "/app".into(),
@@ -235,6 +238,7 @@ mod tests {
             id_base: 1 << 20,
             cgroup: "/c".into(),
             cgroups_v1: vec![],
+            disk_limits: vec![],
             blobs: vec![],
             packages: vec![],
             output: Some("/o".into()),

@@ -189,6 +189,7 @@ impl Instance {
             id_base,
             cgroup: cgroup.v2_path().to_owned(),
             cgroups_v1: cgroup.v1_paths().to_vec(),
+            disk_limits: cgroup.disk_limits(&spec.limits),
             blobs: spec
                 .blobs
                 .iter()

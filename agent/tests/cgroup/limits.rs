@@ -198,14 +198,24 @@ fn disk_bandwidth_binds_and_the_neighbour_keeps_its_own() {
     let Some(root) = Root::new("io") else { return };
     let disk = LoopDisk::new(64 << 20);
     let cgroups = root.cgroups.clone().with_disk(&disk.path);
-    let make = |write_bytes| {
-        let io = IoLimits { write_bytes: Some(write_bytes), ..IoLimits::default() };
-        cgroups.create(&InstanceId::new(), &Limits { io, ..small() }).unwrap()
+    let hybrid = root.cgroups.mode() == CgroupMode::Hybrid;
+    let make = |bytes| {
+        // v1 can hold readers back only, and refuses what it cannot do.
+        let writing = IoLimits { write_bytes: Some(bytes), ..IoLimits::default() };
+        let reading = IoLimits { read_bytes: Some(bytes), ..IoLimits::default() };
+        let create = |io| cgroups.create(&InstanceId::new(), &Limits { io, ..small() });
+        if hybrid {
+            let refused = create(writing).unwrap_err().to_string();
+            assert!(refused.contains("io.max, so the limit cannot be enforced"), "{refused}");
+        }
+        create(if hybrid { reading } else { writing }).unwrap()
     };
     let (slow, fast) = (make(1 << 20), make(1 << 30));
-    let write = |seek: u32| {
-        format!("dd if=/dev/zero of={} bs=64k count=64 seek={seek} oflag=direct", disk.path.display())
+    let (from, to, direct) = match hybrid {
+        true => (disk.path.display().to_string(), "/dev/null".to_owned(), "iflag=direct skip"),
+        false => ("/dev/zero".to_owned(), disk.path.display().to_string(), "oflag=direct seek"),
     };
+    let write = |block: u32| format!("dd if={from} of={to} bs=64k count=64 {direct}={block}");
     let start = Instant::now();
     let mut held_back = run_in(&slow, &write(0));
     let neighbour = run_in(&fast, &write(512)).wait().unwrap();

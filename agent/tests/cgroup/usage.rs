@@ -80,7 +80,7 @@ fn io_of_the_disk_is_counted() {
     let Some(root) = Root::new("used-io") else { return };
     let disk = LoopDisk::new(16 << 20);
     let cgroups = root.cgroups.clone().with_disk(&disk.path);
-    let io = IoLimits { write_bytes: Some(1 << 30), ..IoLimits::default() };
+    let io = IoLimits { read_bytes: Some(1 << 30), ..IoLimits::default() };
     let id = InstanceId::new();
     let cgroup = cgroups.create(&id, &Limits { io, ..small() }).unwrap();
     let script = format!(

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::exec;
 use crate::host::{Host, PATIENCE, instance, on_a_node, pause, web};
-use mogok_api::agent::{AgentEvent, LogStream};
-use mogok_api::app::{HealthCheck, Limits, RestartPolicy};
+use mogok_api::agent::{AgentEvent, CgroupMode, LogStream};
+use mogok_api::app::{HealthCheck, IoLimits, Limits, RestartPolicy};
+use mogok_api::id::InstanceId;
 use mogok_api::instance::{
     BlobMount, ContainerKind, FailureCode, InstanceSpec, OutputFile, Phase, WarningCode,
 };
@@ -360,5 +362,94 @@ fn an_agent_that_is_killed_at_any_moment_converges() {
             assert_eq!((detail.status.restarts, detail.status.failure), (0, None), "after {moment:?}");
             assert_eq!(host.containers(), [new.id.to_string()], "after {moment:?}");
         }
+    });
+}
+
+#[test]
+fn an_id_that_is_removed_and_wanted_anew_gets_its_new_spec() {
+    on_a_node(async |host| {
+        let first = instance("exec sleep 1000");
+        host.want(std::slice::from_ref(&first)).await;
+        host.until_phase(first.id, Phase::Up).await;
+        // The agent may see the set between the two messages, or not: it comes to the same.
+        for number in 0..5 {
+            let next = InstanceSpec {
+                id: first.id,
+                stop_grace_s: 1,
+                ..instance(&format!(
+                    "trap 'exit 0' TERM; echo {number} > /tmp/number; while :; do sleep 0.1; done"
+                ))
+            };
+            host.want(&[]).await;
+            host.want(std::slice::from_ref(&next)).await;
+            let deadline = std::time::Instant::now() + PATIENCE;
+            loop {
+                let request = exec::script("cat /tmp/number");
+                if let Ok((_sender, mut receiver)) = host.client.exec(first.id, &request).await
+                    && exec::rest(&mut receiver).await.0 == format!("{number}\n")
+                {
+                    break;
+                }
+                assert!(std::time::Instant::now() < deadline, "{number}\n{}", host.log());
+                pause().await;
+            }
+        }
+        // The same again is no other.
+        let before = host.client.instance(first.id).await.unwrap().pid;
+        host.end(Signal::SIGKILL);
+        host.start().await;
+        assert_eq!(host.client.instance(first.id).await.unwrap().pid, before);
+    });
+}
+
+#[test]
+fn writes_to_its_own_disk_are_held_back_or_the_limit_is_refused() {
+    on_a_node(async |host| {
+        let io = IoLimits { write_bytes: Some(1 << 20), ..IoLimits::default() };
+        let spec =
+            InstanceSpec { limits: Limits { io, ..instance("").limits }, ..instance("exec sleep 1000") };
+        host.want(std::slice::from_ref(&spec)).await;
+        if host.client.node().await.unwrap().cgroup_mode == CgroupMode::Hybrid {
+            let status = host.until(spec.id, |status| status.failure.is_some()).await;
+            let message = status.failure.unwrap().message;
+            assert!(message.contains("io.max, so the limit cannot be enforced"), "{message}");
+            return;
+        }
+        host.until_phase(spec.id, Phase::Up).await;
+        let begun = std::time::Instant::now();
+        exec::run(host, spec.id, "dd if=/dev/zero of=/app/file bs=64k count=48 oflag=direct 2>/dev/null")
+            .await;
+        let took = begun.elapsed();
+        assert!(took > std::time::Duration::from_millis(2200), "3 MiB at 1 MiB/s took {took:?}");
+    });
+}
+
+#[test]
+fn a_record_under_another_name_runs_nothing() {
+    on_a_node(async |host| {
+        let spec = instance("exec sleep 1000");
+        host.want(std::slice::from_ref(&spec)).await;
+        let up = host.until_phase(spec.id, Phase::Up).await;
+        host.end(Signal::SIGTERM);
+        // Under another cgroup's name it would find nothing of what runs.
+        let refused = std::process::Command::new("timeout")
+            .args(["20", env!("CARGO_BIN_EXE_mogok-agent"), "run", "--cgroup", "mogok-elsewhere"])
+            .args(["--state-dir".as_ref(), host.state_dir().as_os_str()])
+            .args(["--socket".as_ref(), host.dir().join("other.sock").as_os_str()])
+            .args(["--store".as_ref(), host.dir().join("store").as_os_str()])
+            .output()
+            .unwrap();
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains("are in another cgroup: start with --cgroup "), "{told}");
+        let copy = InstanceId::new();
+        let instances = host.state_dir().join("instances");
+        std::fs::create_dir(instances.join(copy.to_string())).unwrap();
+        let record = |id: InstanceId| instances.join(id.to_string()).join("record.json");
+        std::fs::copy(record(spec.id), record(copy)).unwrap();
+        host.start().await;
+        host.until_gone(copy).await;
+        assert!(!instances.join(copy.to_string()).exists());
+        let after = host.client.instance(spec.id).await.unwrap().status;
+        assert_eq!((after.phase, after.restarts), (up.phase, 0));
     });
 }

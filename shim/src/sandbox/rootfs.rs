@@ -69,7 +69,7 @@ pub(super) fn build(spec: &Spec, scratch: Scratch, ids: BorrowedFd<'_>) -> Resul
         lower.extend([if lower.is_empty() { "" } else { ":" }, &name]);
     }
 
-    let layer = writable::mount(&spec.writable, image)?;
+    let layer = writable::mount(&spec.writable, image, &spec.disk_limits)?;
     attach(layer.as_fd(), WRITABLE).at(Step::WritableLayer, WRITABLE)?;
     let (uid, gid) = root_of(spec.id_base);
     make_dir(UPPER).and_then(|()| make_dir(WORK)).at(Step::WritableLayer, "not a fresh file system")?;

@@ -1,12 +1,15 @@
 //! The writable layer: where every write of the container goes, of a size that is known beforehand.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
+use nix::sys::stat::{major, minor};
 
-use crate::spec::Writable;
+use crate::spec::{DiskLimit, Writable};
 use crate::step::{At, SetupError, Step};
 use crate::sys::loop_device::LoopDevice;
 use crate::sys::mount::{Attributes, FileSystem};
@@ -14,8 +17,12 @@ use crate::sys::mount::{Attributes, FileSystem};
 /// Neither devices nor set-user-id: what the container makes gives no power.
 const ATTRIBUTES: Attributes = Attributes::NO_DEV.and(Attributes::NO_SUID);
 
-/// A detached mount of the layer; `image` is the open file of [`Writable::Image`].
-pub(super) fn mount(writable: &Writable, image: Option<File>) -> Result<OwnedFd, SetupError> {
+/// A detached mount of the layer; `image` is the open file of [`Writable::Image`]. Its device is limited before it is used.
+pub(super) fn mount(
+    writable: &Writable,
+    image: Option<File>,
+    limits: &[DiskLimit],
+) -> Result<OwnedFd, SetupError> {
     let step = Step::WritableLayer;
     match (writable, image) {
         (Writable::Tmpfs { bytes, inodes }, _) => {
@@ -24,6 +31,9 @@ pub(super) fn mount(writable: &Writable, image: Option<File>) -> Result<OwnedFd,
         (Writable::Image { path }, Some(image)) => {
             let device =
                 LoopDevice::new(image).at(step, format_args!("loop device of {}", path.display()))?;
+            for limit in limits {
+                write_limit(&device, limit).at(step, limit.file.display())?;
+            }
             let source = CString::new(device.path.as_str()).map_err(|_| Errno::EINVAL).at(step, "device")?;
             // The device frees itself with the mount; until there is one, `device` keeps it.
             let mount = || {
@@ -35,6 +45,13 @@ pub(super) fn mount(writable: &Writable, image: Option<File>) -> Result<OwnedFd,
         }
         (Writable::Image { path }, None) => Err(Errno::ENOENT).at(step, path.display()),
     }
+}
+
+fn write_limit(device: &LoopDevice, limit: &DiskLimit) -> io::Result<()> {
+    let number = fs::metadata(&device.path)?.rdev();
+    let line = format!("{}:{} {}", major(number), minor(number), limit.limits);
+    // An existing file only, of the cgroup that the agent has made.
+    fs::OpenOptions::new().write(true).open(&limit.file)?.write_all(line.as_bytes())
 }
 
 /// A detached tmpfs whose root has the owner and group `owner`.

@@ -87,6 +87,7 @@ impl Spec {
         let host = self.layers.iter().map(|layer| ("layers", layer));
         let host = host.chain(self.binds.iter().map(|bind| ("binds.source", &bind.source)));
         let host = host.chain(self.cgroups_v1.iter().map(|cgroup| ("cgroups_v1", cgroup)));
+        let host = host.chain(self.disk_limits.iter().map(|limit| ("disk_limits", &limit.file)));
         for (field, value) in host.chain([("cgroup", &self.cgroup)]) {
             path(field, &value.to_string_lossy())?;
         }
@@ -144,6 +145,7 @@ mod tests {
             gid: 1000,
             cgroup: "/sys/fs/cgroup/one".into(),
             cgroups_v1: vec![],
+            disk_limits: vec![],
             command: vec!["/bin/true".into()],
             env: vec!["A=b=c".into()],
             cwd: "/".into(),

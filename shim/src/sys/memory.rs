@@ -24,7 +24,9 @@ pub fn settle_heap() {
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim only returns memory that nothing was allocated in (malloc_trim(3)).
-    unsafe { libc::malloc_trim(0) };
+    unsafe {
+        libc::malloc_trim(0)
+    };
     forget_image();
 }
 

@@ -154,6 +154,7 @@ impl Case {
             gid: USER,
             cgroup: cgroups.0[0].clone(),
             cgroups_v1: cgroups.0[1..].to_vec(),
+            disk_limits: vec![],
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             env: vec!["PATH=/bin".into(), "HOME=/app".into()],
             cwd: "/app".into(),

@@ -157,6 +157,7 @@ impl Engine {
             gid: 1000,
             cgroup: cgroup.v2_path().to_owned(),
             cgroups_v1: cgroup.v1_paths().to_vec(),
+            disk_limits: vec![],
             command: command.iter().map(|&word| word.to_owned()).collect(),
             env: vec!["PATH=/bin".to_owned()],
             cwd: "/".to_owned(),

@@ -35,7 +35,7 @@ fn both_versions_say_the_same() {
     assert_eq!(
         bandwidth(Version::V1, &io, disk()),
         [
-            Setting::required("blkio.throttle.write_bps_device", "254:16 1000000"),
+            Setting::required("io.max", "254:16 1000000"),
             Setting::required("blkio.throttle.read_iops_device", "254:16 50")
         ]
     );
