@@ -186,6 +186,11 @@ impl Links {
 
     /// Names of the links in `group`.
     pub(super) async fn in_group(&self, group: u32) -> Result<Vec<String>, NetworkError> {
+        Ok(self.numbered_in_group(group).await?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The same with the index of each.
+    pub(super) async fn numbered_in_group(&self, group: u32) -> Result<Vec<(String, u32)>, NetworkError> {
         let links: Vec<LinkMessage> = self
             .handle
             .link()
@@ -199,8 +204,9 @@ impl Links {
             link.attributes.iter().any(|is| matches!(is, LinkAttribute::Group(g) if *g == group))
         };
         let name_of = |link: LinkMessage| {
+            let index = link.header.index;
             link.attributes.into_iter().find_map(|is| match is {
-                LinkAttribute::IfName(name) => Some(name),
+                LinkAttribute::IfName(name) => Some((name, index)),
                 _ => None,
             })
         };

@@ -15,9 +15,8 @@ impl Links {
     pub(super) async fn restore_routes(&self, group: u32, pool: Subnet) -> Result<usize, NetworkError> {
         let there: HashSet<_> = self.routes().await?.iter().filter_map(to_one).collect();
         let mut restored = 0;
-        for name in self.in_group(group).await? {
-            // One that goes in this moment needs no route.
-            let (Some(address), Some(index)) = (link::address(&name), link::index(&name)) else { continue };
+        for (name, index) in self.numbered_in_group(group).await? {
+            let Some(address) = link::address(&name) else { continue };
             if there.contains(&(address, index)) || !pool.has(address) {
                 continue;
             }
@@ -27,6 +26,7 @@ impl Links {
             };
             match made {
                 Ok(()) => restored += 1,
+                // It went in this moment, and needs no route.
                 Err(_) if link::index(&name).is_none() => {}
                 Err(error) => return Err(error),
             }

@@ -30,7 +30,7 @@ use change::Change;
 /// Between two looks at the table while nothing happens, and after a namespace that could not be made.
 const LOOK: Duration = Duration::from_secs(1);
 /// The routes are looked at so much less often than the table.
-const LOOKS_AT_ROUTES: u32 = 10;
+const LOOKS_AT_ROUTES: u32 = 30;
 /// Requests of one transaction.
 const BATCH: usize = 64;
 

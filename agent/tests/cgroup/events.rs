@@ -249,6 +249,46 @@ async fn who_hoards_locks_of_files_is_told_and_nobody_else() {
     }
 }
 
+/// Locks of an eventfd, whose inode all of the host share; more than lead to a search, and a fraction of what one may have of
+/// files of its own. Whoever looks never sees the same process twice: each millisecond another one has the table.
+const SHARED_LOCKS: &str = r#"exec perl -e '
+use Fcntl; use POSIX ();
+open(my $event, "+<&=", syscall(290, 0, 0)); open(my $file, "+>", "/tmp/mogok-test-locks-$$"); unlink("/tmp/mogok-test-locks-$$");
+for my $to ([$event, 200], [$file, 11000]) {
+    for (1..$to->[1]) {
+        my $lock = pack("s s x4 q q i x4", F_WRLCK, SEEK_SET, 2 * ($to->[1] - $_), 1, 0);
+        fcntl($to->[0], F_SETLK, $lock) or die;
+    }
+}
+if (fork() == 0) { sleep 1000 }
+$0 = "filled";
+while (1) {
+    my $child = syscall(56, 0x400 | 17, 0, 0, 0, 0);
+    POSIX::_exit(0) if $child > 0;
+    select(undef, undef, undef, 0.001);
+}'"#;
+
+#[tokio::test]
+async fn who_locks_what_the_whole_host_shares_is_told_early() {
+    let Some(root) = Root::new("shared") else { return };
+    if let Err(error) = mogok_agent::cgroup::watch::locks::check() {
+        return eprintln!("SKIP: the kernel does not tell how many locks there are: {error}");
+    }
+    let (watcher, _) = start();
+    let (_, cgroup) = root.create(&small());
+    let mut child = run_in(&cgroup, SHARED_LOCKS);
+    eventually("it hands its table on", || child.try_wait().unwrap().is_some());
+    // One of its processes that stays.
+    let stays =
+        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name != "filled\n");
+    let pid = cgroup.procs().unwrap().into_iter().find(stays).unwrap();
+    let sockets = Sockets::of_process(pid).unwrap();
+    let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
+    let report = until(&mut watch, |report| report.hoard.is_some()).await;
+    assert_eq!(report, Report { hoard: Some(Hoard::Locks), ..Report::default() });
+    cgroup.remove().unwrap();
+}
+
 #[test]
 fn idle_containers_wake_nobody() {
     const CONTAINERS: usize = 100;
