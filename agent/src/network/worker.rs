@@ -5,7 +5,7 @@
 //! Invariant: an answer is given only after the table says the same.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use mogok_api::id::InstanceId;
@@ -398,7 +398,8 @@ impl Worker {
     /// Without its address nobody reaches a container, nor with it one whose route is gone.
     async fn look_after_gateway(&mut self) -> Result<(), NetworkError> {
         let gateway = self.config.pool.gateway();
-        let there = self.links.gateways(self.rules.group()).await?.addresses.contains(&gateway);
+        // A list of all addresses would have the kernel go through all links.
+        let there = UdpSocket::bind((gateway, 0)).is_ok();
         if !there {
             tracing::warn!(%gateway, "the gateway's address is gone, making it anew");
             self.links.prepare_host(self.config.pool, self.rules.group()).await?;
