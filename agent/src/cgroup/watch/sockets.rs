@@ -4,8 +4,8 @@
 //! has answered, and on v1 not for the first packet of each connection. Invariant: memory is weighed, not payload:
 //! many small packets take more than they carry.
 //!
-//! Not seen is what sock_diag does not list: sockets of UDP that are not bound, whose options are memory as well
-//! (`docs/adr/0029`).
+//! Not seen is what sock_diag does not list: sockets that are not bound. What such could keep, options of any size, the
+//! container's filter of system calls refuses (`docs/adr/0029`).
 //!
 //! Sources: sock_diag(7), `include/uapi/linux/{inet_diag,sock_diag}.h`, proc_pid_net(5).
 
