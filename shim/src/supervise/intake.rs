@@ -27,9 +27,11 @@ const READS_A_TURN: usize = 4;
 const CALM: Duration = Duration::from_secs(1);
 /// While output is being dropped, so that a flood costs the host little.
 const FLOOD_PAUSE: Duration = Duration::from_millis(5);
-/// Between reads that find little, when they come quickly: a program that writes byte by byte, or in packets
+/// After so many reads in a row that find little and come quickly (one alone is also what a reader sees that is faster than a
+/// flood): a program that writes byte by byte, or in packets
 /// (`O_DIRECT`, pipe(2)), costs the host no more than one that does not.
 const LITTLE: usize = 4 << 10;
+const LITTLE_READS: u32 = 16;
 const LITTLE_PAUSE: Duration = Duration::from_millis(2);
 /// For the last output: what holds the pipes has been killed, so this is only a bound. A pipe holds 1 MiB.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -49,8 +51,8 @@ pub(crate) struct Intake {
     /// When the large buffers go, while they are there.
     calm_at: Option<Instant>,
     paused_until: Option<Instant>,
-    /// The last read found little.
-    little: Option<Instant>,
+    /// The last read found little, as did so many before it.
+    little: Option<(Instant, u32)>,
 }
 
 impl Intake {
@@ -99,6 +101,9 @@ impl Intake {
                     moved += bytes;
                     let dropped = output.take(source.stream, &self.buffer[..bytes]);
                     let full = bytes == self.buffer.len();
+                    if bytes >= LITTLE {
+                        self.little = None;
+                    }
                     if dropped {
                         self.paused_until = Some(Instant::now() + FLOOD_PAUSE);
                         self.shrink(output);
@@ -106,8 +111,10 @@ impl Intake {
                         self.grow(place, output);
                     } else if bytes < LITTLE {
                         let now = Instant::now();
-                        let last = self.little.replace(now);
-                        if last.is_some_and(|last| now.duration_since(last) < 5 * LITTLE_PAUSE) {
+                        let quick = |last: &(Instant, u32)| now.duration_since(last.0) < 5 * LITTLE_PAUSE;
+                        let reads = self.little.filter(quick).map_or(1, |(_, reads)| reads.saturating_add(1));
+                        self.little = Some((now, reads));
+                        if reads >= LITTLE_READS {
                             self.paused_until = Some(now + LITTLE_PAUSE);
                         }
                     }
