@@ -10,7 +10,13 @@ run() {
   local status=0
   echo "== $*"
   "$@" 2>&1 | tee -a "$log" | grep -E --line-buffered '^(test |test result|machine |error|warning|failures:|thread|SKIP|---- )|panicked|assertion|Running' || status=${PIPESTATUS[0]}
-  [ "$status" = 0 ] || { tail -n 200 "$log"; echo "FAILED: $*"; exit 1; }
+  [ "$status" = 0 ] || { tail -n 200 "$log"; failures; echo "FAILED: $*"; exit 1; }
+}
+# Last of all, so that who sees only the end of a long log sees what failed and why.
+failures() {
+  echo "== what failed"
+  grep -E -A 3 '^test .* \.\.\. (FAILED|ignored|no verdict|ended)|panicked at' "$log" |
+    grep -vE '^test .* \.\.\. ok|^note: |^--$' | cut -c 1-600 | tail -n 60 || true
 }
 export RUST_BACKTRACE=0
 # First, because it leaves an agent with fail points where the next build puts the one without.

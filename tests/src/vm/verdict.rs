@@ -75,7 +75,7 @@ impl Reading {
         let section = self.sections.get_mut(&program)?;
         section.text.push_str(line);
         section.text.push('\n');
-        // Not always at the beginning of a line: a program that a test started shares its standard error.
+        // Not always at the beginning of a line: programs that tests have started share one standard error.
         if let Some(at) = line.find("SKIP: ") {
             self.skips += 1;
             return Some(Line::Skip(line[at..].to_owned()));
