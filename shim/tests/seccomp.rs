@@ -155,6 +155,15 @@ fn arguments_decide() {
         let attribute = |size| verdict(call, X86_64, [0, 0, 0, size, 0, 0]);
         assert_eq!([0, 512, 513, 65_536, 1 << 32].map(attribute), [ALLOW, ALLOW, EPERM, EPERM, EPERM]);
     }
+    // Pages of the host's pool of huge ones: by mmap, shmget and memfd_create, of each size.
+    let mapped = |flags| verdict(9, X86_64, [0, 4096, 3, flags, u64::MAX, 0]);
+    let shared = |flags| verdict(29, X86_64, [0, 4096, flags, 0, 0, 0]);
+    let file = |flags| verdict(319, X86_64, [0, flags, 0, 0, 0, 0]);
+    // MAP_PRIVATE with MAP_ANONYMOUS, and MAP_STACK and MAP_NORESERVE too.
+    assert_eq!([mapped(0x22), mapped(0x2_4022), shared(0o1600), file(3)], [ALLOW; 4]);
+    for size in [0, 21 << 26, 30 << 26] {
+        assert_eq!([mapped(0x4_0022 | size), shared(0o5600 | size), file(4 | size)], [EPERM; 3]);
+    }
     for kind in [0x2000, 0x6000] {
         assert_eq!(verdict(133, X86_64, [0, kind | 0o600, 0, 0, 0, 0]), EPERM);
         assert_eq!(verdict(259, X86_64, [0, 0, kind | 0o600, 0, 0, 0]), EPERM);
