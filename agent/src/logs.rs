@@ -126,6 +126,8 @@ impl Logs {
         collector.forget(id);
         self.ledger.retire(id)?;
         held(&self.gone).insert(id, collector.journal().end());
+        // Who follows it alone has come to the end.
+        self.end.send_modify(|_| ());
         Ok(())
     }
 
@@ -231,7 +233,7 @@ impl Logs {
     }
 
     /// The stream as lines of JSON: records behind `after`, of one instance or of all; with `follow` it goes
-    /// on as output comes, and empty lines show that it lives.
+    /// on as output comes, until the one instance is gone, and empty lines show that it lives.
     #[must_use]
     pub fn stream(
         self: &Arc<Self>,
@@ -261,6 +263,7 @@ impl Logs {
         loop {
             // Before the look, so that what comes during it is not slept over.
             end.mark_unchanged();
+            let over = !follow || only.is_some_and(|id| !self.ledger.dir(id).is_dir());
             let looked = tokio::task::spawn_blocking(move || {
                 let batch = reader.batch().map(|batch| batch.map(|records| lines(&records)));
                 (reader, batch)
@@ -280,7 +283,7 @@ impl Logs {
                         self.read.fetch_max(reader.place().entry, Ordering::Relaxed);
                     }
                 }
-                Ok(None) if !follow => return,
+                Ok(None) if over => return,
                 Ok(None) => {
                     let more = tokio::time::timeout(KEEPALIVE, end.changed());
                     tokio::select! {

@@ -134,16 +134,27 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("MOGOK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // What a check does in a namespace of its own is no news of the host.
+    let usual = if matches!(cli.command, Command::Check { .. }) { "warn" } else { "info" };
+    let filter = EnvFilter::try_from_env("MOGOK_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match execute(cli.command) {
         Ok(code) => code,
+        // Who read the output has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mogok-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether it was the writing of output that failed: what connections tell is wrapped in errors of their own.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let plain = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let of_json = || error.downcast_ref::<serde_json::Error>()?.io_error_kind();
+    plain.or_else(of_json) == Some(std::io::ErrorKind::BrokenPipe)
 }
 
 fn execute(command: Command) -> Result<ExitCode> {

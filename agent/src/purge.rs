@@ -42,6 +42,9 @@ const STAYS: [&str; 2] = ["lock", "node-id"];
 /// # Errors
 /// When the directory is none of an agent's, an agent still works on it, or something cannot be removed.
 pub async fn purge(state_dir: &Path) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("only root can remove what an agent made: purge as root");
+    }
     if !state_dir.exists() {
         tracing::warn!(dir = %state_dir.display(), "there is no such directory, so nothing to purge");
         return Ok(());

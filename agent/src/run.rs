@@ -49,6 +49,9 @@ use crate::{shim, tls};
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
+/// Its connections, execs, watches and starts under way may take as many.
+const FEWEST_DESCRIPTORS: u64 = 1024;
+
 /// Keeps other agents away from a state directory; freed by the kernel with the process.
 ///
 /// # Errors
@@ -62,6 +65,8 @@ pub fn lock(state_dir: &Path) -> Result<Flock<File>> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        // A fifo in its place is an error, not a wait for who reads it.
+        .custom_flags(libc::O_NONBLOCK)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     let deadline = Instant::now() + LOCK_WAIT;
@@ -181,7 +186,7 @@ async fn node(config: Config, cgroups: Cgroups, spawner: Spawner, execs: Execs) 
 /// # Errors
 /// When the agent cannot start.
 pub async fn run(config: Config) -> Result<()> {
-    raise_descriptors().context("cannot raise the limit of open files")?;
+    raise_descriptors()?;
     let spawner = Spawner::start().context("cannot start the thread that executes shims")?;
     let _lock = lock(&config.state_dir)?;
     // Before anything of the host is changed: an agent that cannot work leaves it as it was.
@@ -252,9 +257,14 @@ async fn bind_tls(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Every container takes half a dozen descriptors, so the soft limit becomes the hard one.
-fn raise_descriptors() -> nix::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+fn raise_descriptors() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot ask for the limit of open files")?;
+    if hard < FEWEST_DESCRIPTORS {
+        bail!(
+            "the limit of open files is {hard}: an agent needs {FEWEST_DESCRIPTORS} for itself and six for each container, set LimitNOFILE of its service or ulimit -n"
+        );
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
 /// What an earlier agent left: its records with what became of each container, and the ids of what no

@@ -51,6 +51,11 @@ type Question = fn() -> Result<(), String>;
 /// about a tenth of a second. May block.
 #[must_use]
 pub fn check() -> Vec<Requirement> {
+    if !nix::unistd::geteuid().is_root() {
+        // What the kernel answers to others is about them, not about the host.
+        let missing = Some("the agent must run as root: check again as root for the rest".to_owned());
+        return vec![Requirement { name: "root", missing }];
+    }
     let checks: [(&'static str, Question); 12] = [
         ("root", root),
         ("kernel", kernel),
@@ -84,9 +89,6 @@ fn file_locks() -> Result<(), String> {
 }
 
 fn root() -> Result<(), String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err("the agent must run as root".into());
-    }
     let missing: Vec<String> = CAPABILITIES
         .into_iter()
         .filter(|capability| !caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false))

@@ -119,6 +119,29 @@ async fn a_follower_gets_what_comes_later() {
     assert_eq!(record.line, "late");
 }
 
+#[tokio::test]
+async fn who_follows_one_instance_comes_to_its_end() {
+    let node = Node::new();
+    let (one, other) = (node.instance(), node.instance());
+    let follow = |only| node.logs.stream(None, only, true);
+    let (mut of_one, mut of_other, mut of_all) = (follow(Some(one)), follow(Some(other)), follow(None));
+    let first = of_one.next();
+    node.print(one, "first");
+    first.await.unwrap().unwrap();
+    let rest = tokio::spawn(of_one.collect::<Vec<_>>());
+    node.print(one, "last");
+    node.logs.retire(one).unwrap();
+    // Long before the next sign of life.
+    let rest = tokio::time::timeout(KEEPALIVE / 2, rest).await.unwrap().unwrap();
+    let bytes: Vec<u8> = rest.into_iter().flat_map(|chunk| chunk.unwrap()).collect();
+    let last: LogRecord = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(last.line, "last");
+    // The others go on.
+    node.print(other, "more");
+    of_other.next().await.unwrap().unwrap();
+    while !of_all.next().await.unwrap().unwrap().windows(4).any(|word| word == b"more") {}
+}
+
 #[test]
 fn the_last_lines_are_those_of_the_run() {
     let node = Node::new();

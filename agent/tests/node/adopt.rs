@@ -220,10 +220,11 @@ fn an_agent_that_cannot_work_changes_nothing() {
     on_a_node(async |host| {
         let before = host.settled().await;
         let state = host.dir().join("other");
-        let refused = |socket: &Path, shim: &Path, pool: &str, more: &[&str]| {
+        let refused_with = |open_files: u32, socket: &Path, shim: &Path, pool: &str, more: &[&str]| {
             // One that is not refused ends as well.
             let agent = Command::new("timeout")
-                .args(["20", env!("CARGO_BIN_EXE_mogok-agent")])
+                .args(["20", "prlimit", &format!("--nofile={open_files}:{open_files}"), "--"])
+                .arg(env!("CARGO_BIN_EXE_mogok-agent"))
                 .args(["run", "--pool", pool, "--cgroup", "mogok-refused", "--cgroup-parent", "/"])
                 .args(["--state-dir".as_ref(), state.as_os_str(), "--socket".as_ref(), socket.as_os_str()])
                 .args(["--store".as_ref(), host.dir().join("store").as_os_str()])
@@ -233,6 +234,9 @@ fn an_agent_that_cannot_work_changes_nothing() {
                 .unwrap();
             assert!(!agent.status.success());
             String::from_utf8(agent.stderr).unwrap()
+        };
+        let refused = |socket: &Path, shim: &Path, pool: &str, more: &[&str]| {
+            refused_with(4096, socket, shim, pool, more)
         };
         let file = host.dir().join("file");
         fs::write(&file, "precious").unwrap();
@@ -245,6 +249,14 @@ fn an_agent_that_cannot_work_changes_nothing() {
             assert!(told.contains(why), "{told}");
         }
         let free = host.dir().join("other.sock");
+        let told = refused_with(1000, &free, &host.shim, "10.92.0.0/24", &[]);
+        assert!(told.contains("limit of open files is 1000"), "{told}");
+        let lock = state.join("lock");
+        fs::remove_file(&lock).unwrap();
+        mkfifo(&lock, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let told = refused(&free, &host.shim, "10.92.0.0/24", &[]);
+        assert!(told.contains("cannot open") && told.contains("/lock"), "{told}");
+        fs::remove_file(&lock).unwrap();
         let told = refused(&free, Path::new("/nope"), "10.92.0.0/24", &[]);
         assert!(told.contains("/nope"), "{told}");
         let told = refused(&free, &host.shim, "10.92.0.0/24", &["--resolver", "127.0.0.1"]);
