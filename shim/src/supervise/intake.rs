@@ -22,7 +22,7 @@ const FLOOD: usize = 256 << 10;
 /// whose `fs.pipe-max-size` is lower, refuses; the pipe then stays as it is.
 const PIPE: i32 = 64 << 10;
 const WIDE_PIPE: i32 = 1 << 20;
-const READS_A_TURN: usize = 4;
+const READS_A_TURN: u32 = 4;
 /// Without a large read before the large buffers go.
 const CALM: Duration = Duration::from_secs(1);
 /// While output is being dropped, so that a flood costs the host little.
@@ -92,7 +92,10 @@ impl Intake {
     /// Moves what a pipe holds to the log, a few buffers at most; the bytes it moved.
     pub(crate) fn read(&mut self, place: usize, output: &mut Output) -> usize {
         let mut moved = 0;
-        for _ in 0..READS_A_TURN {
+        for turn in 0..LITTLE_READS {
+            if turn >= READS_A_TURN && !self.finds_little() {
+                break;
+            }
             let source = &mut self.sources[place];
             let Some(pipe) = &source.pipe else { break };
             match read(pipe, &mut self.buffer) {
@@ -114,11 +117,12 @@ impl Intake {
                         let quick = |last: &(Instant, u32)| now.duration_since(last.0) < 5 * LITTLE_PAUSE;
                         let reads = self.little.filter(quick).map_or(1, |(_, reads)| reads.saturating_add(1));
                         self.little = Some((now, reads));
-                        if reads >= LITTLE_READS {
+                        if self.finds_little() {
                             self.paused_until = Some(now + LITTLE_PAUSE);
                         }
                     }
-                    if !full {
+                    // Behind a packet there may be another one.
+                    if !full && !self.finds_little() {
                         break;
                     }
                 }
@@ -128,6 +132,11 @@ impl Intake {
             }
         }
         moved
+    }
+
+    /// Many reads in a row found little.
+    fn finds_little(&self) -> bool {
+        self.little.is_some_and(|(_, reads)| reads >= LITTLE_READS)
     }
 
     /// Takes what is left in the pipes and closes them.
@@ -141,7 +150,8 @@ impl Intake {
                 let open = self.sources.iter().filter_map(|source| source.pipe.as_ref());
                 let mut fds: Vec<_> = open.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
                 let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
-                if poll(&mut fds, wait) == Ok(0) {
+                // Of nothing there is nothing to wait for.
+                if fds.is_empty() || poll(&mut fds, wait) == Ok(0) {
                     break;
                 }
             }
@@ -178,5 +188,57 @@ fn resize(pipe: Option<&OwnedFd>, bytes: i32) {
         && fcntl(pipe, FcntlArg::F_GETPIPE_SZ) != Ok(bytes)
     {
         let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{pipe, pipe2, write};
+
+    use super::*;
+    use crate::spec::Log;
+
+    fn output(dir: &std::path::Path) -> Output {
+        let bounds = Log { file_bytes: 1 << 20, files: 2, rate_bytes: 1 << 20 };
+        Output::open(std::fs::File::open(dir).unwrap(), "log", bounds).unwrap()
+    }
+
+    #[test]
+    fn what_was_left_in_closed_pipes_is_taken_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut output = output(dir.path());
+        let left = |text: &[u8]| {
+            let (reader, writer) = pipe().unwrap();
+            write(writer, text).unwrap();
+            Some(reader)
+        };
+        let mut intake = Intake::new(left(b"out\n"), left(b"err\n")).unwrap();
+        let begun = Instant::now();
+        intake.drain(&mut output);
+        assert!(begun.elapsed() < DRAIN / 2, "{:?}", begun.elapsed());
+        output.end();
+        let log = std::fs::read_to_string(dir.path().join("log/00000000000000000000.log")).unwrap();
+        assert!(log.contains(" O F out\n") && log.contains(" E F err\n"), "{log}");
+    }
+
+    /// A pipe that keeps packets apart gives one at each read, and its writer waits when there are sixteen.
+    #[test]
+    fn packets_are_taken_many_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut output = output(dir.path());
+        let (reader, writer) = pipe2(OFlag::O_DIRECT).unwrap();
+        let mut intake = Intake::new(Some(reader), None).unwrap();
+        let mut packets = || {
+            for _ in 0..16 {
+                assert_eq!(write(&writer, b"packet\n"), Ok(7));
+            }
+            let first = intake.read(0, &mut output) / 7;
+            let rest: usize = (first..16).map(|_| intake.read(0, &mut output) / 7).sum();
+            assert_eq!(first + rest, 16);
+            first
+        };
+        assert_eq!(packets(), 1);
+        // Unless this thread was kept waiting between them, from the second time on.
+        assert!((0..100).any(|_| packets() == 16));
     }
 }
