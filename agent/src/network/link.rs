@@ -44,8 +44,15 @@ pub(super) fn address(name: &str) -> Option<Ipv4Addr> {
 }
 
 /// The index of a link in the calling thread's namespace; none when there is no such link.
-pub(super) fn index(name: &str) -> Option<u32> {
-    nix::net::if_::if_nametoindex(name).ok()
+///
+/// # Errors
+/// When the kernel cannot be asked: that is no sign that it is gone.
+pub(super) fn index(name: &str) -> Result<Option<u32>, NetworkError> {
+    match nix::net::if_::if_nametoindex(name) {
+        Ok(index) => Ok(Some(index)),
+        Err(Errno::ENODEV) => Ok(None),
+        Err(errno) => Err(at("look for link", name)(errno.into())),
+    }
 }
 
 fn mac(address: Ipv4Addr) -> Vec<u8> {

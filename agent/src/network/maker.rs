@@ -109,7 +109,7 @@ async fn furnish(
     let (netns, inside) = namespace::create(&home.namespace)?;
     home.links.add_pair(address, group, netns.as_fd()).await?;
     home.ipv6.disable(&name)?;
-    let index = link::index(&name).ok_or_else(|| NetworkError::Netlink {
+    let index = link::index(&name)?.ok_or_else(|| NetworkError::Netlink {
         operation: "find link",
         subject: name.clone(),
         source: std::io::ErrorKind::NotFound.into(),

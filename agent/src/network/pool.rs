@@ -89,6 +89,11 @@ impl Pool {
         self.ready.clear();
     }
 
+    /// The addresses of those that are ready.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.ready.iter().map(|slot| slot.address)
+    }
+
     /// The links of those that are ready or being made.
     pub(super) fn links(&self) -> impl Iterator<Item = String> {
         self.ready.iter().map(|slot| slot.address).chain(self.making.iter().copied()).map(link::name)

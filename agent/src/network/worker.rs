@@ -5,12 +5,14 @@
 //! Invariant: an answer is given only after the table says the same.
 
 use std::collections::{HashSet, VecDeque};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use mogok_api::id::InstanceId;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use super::lease::Leases;
 use super::link::{self, Links};
@@ -27,9 +29,9 @@ mod change;
 
 use change::Change;
 
-/// Between two looks at the table while nothing happens, and after a namespace that could not be made.
+/// Between two looks at the table and the gateway, and after a namespace that could not be made.
 const LOOK: Duration = Duration::from_secs(1);
-/// The routes are looked at so much less often than the table.
+/// Routes, and all of the gateway, are looked at so much less often.
 const LOOKS_AT_ROUTES: u32 = 30;
 /// Requests of one transaction.
 const BATCH: usize = 64;
@@ -152,14 +154,22 @@ impl Worker {
         let mut lost = Vec::new();
         for saved in saved {
             let id = saved.id;
-            if let Err(error) = worker.adopt(saved) {
-                tracing::warn!(instance = %id, %error, "network of a container is lost");
-                lost.push(id);
+            match worker.adopt(saved) {
+                Ok(_) => {}
+                Err(error @ (NetworkError::LinkGone { .. } | NetworkError::Conflict { .. })) => {
+                    tracing::warn!(instance = %id, %error, "network of a container is lost");
+                    lost.push(id);
+                }
+                // What cannot be asked for is not lost.
+                Err(error) => return Err(error),
             }
         }
-        worker.look_after_routes().await?;
         if let Err(error) = worker.rebuild("make the table").await {
             return Err(feature::missing().await.unwrap_or(error));
+        }
+        // It turns links on, so the rules come first.
+        if let Err(error) = worker.look_after_routes().await {
+            tracing::error!(%error, "a container cannot be reached");
         }
         // Only now: there must be no moment in which the host forwards and nothing is refused.
         if worker.config.egress == Egress::Internet {
@@ -173,6 +183,10 @@ impl Worker {
 
     async fn serve(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut commands = Vec::with_capacity(BATCH);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Nothing has happened since the last look.
+        let mut quiet = true;
         while !self.astray {
             self.order();
             self.bury();
@@ -185,8 +199,9 @@ impl Worker {
                 }
                 Some(made) = self.made.recv() => Woken::Made(made),
                 Some(removed) = self.removed.recv() => Woken::Removed(removed),
-                () = tokio::time::sleep(LOOK) => Woken::Look,
+                _ = looks.tick() => Woken::Look,
             };
+            quiet &= matches!(woken, Woken::Look);
             let mut changes = Vec::new();
             match woken {
                 Woken::Commands => {
@@ -217,7 +232,9 @@ impl Worker {
                 Woken::Removed(removed) => self.buried(removed),
                 Woken::Look => {
                     self.removal_fails = false;
-                    self.dying.extend(self.pool.calm().into_iter().map(|slot| unused(slot.address)));
+                    if std::mem::replace(&mut quiet, true) {
+                        self.dying.extend(self.pool.calm().into_iter().map(|slot| unused(slot.address)));
+                    }
                     self.look_after_table().await;
                     if let Err(error) = self.look_after_gateway().await {
                         tracing::error!(%error, "the gateway's address and the routes are not looked after");
@@ -305,7 +322,7 @@ impl Worker {
 
     fn adopt(&mut self, saved: Saved) -> Result<Option<Entry>, NetworkError> {
         let link = &saved.allocation.link;
-        if link::index(link).is_none() {
+        if link::index(link)?.is_none() {
             return Err(NetworkError::LinkGone { id: saved.id, link: link.clone() });
         }
         self.leases.adopt(saved)
@@ -365,7 +382,7 @@ impl Worker {
         for address in strays.iter().filter_map(|name| link::address(name)) {
             self.leases.release_address(address);
         }
-        self.leases.release_gone(|address| link::index(&link::name(address)).is_some());
+        self.leases.release_gone(|address| !matches!(link::index(&link::name(address)), Ok(None)));
         Ok(strays.len())
     }
 
@@ -398,17 +415,23 @@ impl Worker {
     /// Without its address nobody reaches a container, nor with it one whose route is gone.
     async fn look_after_gateway(&mut self) -> Result<(), NetworkError> {
         let gateway = self.config.pool.gateway();
-        // A list of all addresses would have the kernel go through all links.
-        let there = UdpSocket::bind((gateway, 0)).is_ok();
-        if !there {
+        // A list of all addresses would have the kernel go through all links. Where any address may be bound
+        // (`net.ipv4.ip_nonlocal_bind`), it takes until the next look at all of it.
+        let bound = UdpSocket::bind((gateway, 0));
+        let gone = bound.is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
+        if gone {
             tracing::warn!(%gateway, "the gateway's address is gone, making it anew");
-            self.links.prepare_host(self.config.pool, self.rules.group()).await?;
         }
         self.looks += 1;
-        if there && self.looks < LOOKS_AT_ROUTES {
+        if !gone && self.looks < LOOKS_AT_ROUTES {
             return Ok(());
         }
         self.looks = 0;
+        self.links.prepare_host(self.config.pool, self.rules.group()).await?;
+        let held = self.leases.entries().map(|entry| entry.allocation.address);
+        if self.links.lead_to(held.chain(self.pool.addresses())).await? {
+            return Ok(());
+        }
         self.look_after_routes().await
     }
 

@@ -73,6 +73,11 @@ fn the_gateway_and_the_routes_are_put_back() {
         let begun = Instant::now();
         while TcpStream::connect_timeout(&to, PATIENCE).is_err() {
             assert!(begun.elapsed() < 10 * PATIENCE, "{:?}", host());
+            // Others come and go all the time, as far as they can.
+            let other = InstanceId::new();
+            if network.attach(other, demand.clone()).await.is_ok() {
+                network.detach(other).await.unwrap();
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         // While no agent is there; the next one takes up what lives.
