@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::check::{errno, name};
 use crate::raw::{self, Arg};
@@ -114,7 +115,12 @@ impl Hoard {
             ))?,
             "datagram_buffers" => self.datagrams.push(full_of_datagrams().map_err(failed)?),
             "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
-            "unaccepted_buffers" => self.unaccepted(taken).map_err(failed)?,
+            "unaccepted_buffers" => drop(self.unaccepted(taken).map_err(failed)?),
+            "reset_buffers" => {
+                let reset = libc::linger { l_onoff: 1, l_linger: 0 };
+                let stream = self.unaccepted(taken).map_err(failed)?;
+                setsockopt(&stream, sockopt::Linger, &reset).map_err(name)?;
+            }
             "directory_names" => self.read_directory(taken).map_err(failed)?,
             "file_locks" => self.lock(taken).map_err(name)?,
             "netlink_buffers" => full_of_answers().map_err(name)?,
@@ -136,13 +142,14 @@ impl Hoard {
     }
 
     /// A connection that nobody accepts, with all that goes into it; it has no descriptor.
-    fn unaccepted(&mut self, taken: usize) -> io::Result<()> {
+    fn unaccepted(&mut self, taken: usize) -> io::Result<TcpStream> {
         if taken.is_multiple_of(100) {
             self.listeners.push(TcpListener::bind("127.0.0.1:0")?);
         }
-        let Some(listener) = self.listeners.last() else { return Ok(()) };
+        let listener = self.listeners.last().ok_or(ErrorKind::NotFound)?;
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
-        stream.write_all(&[1; 60_000])
+        stream.write_all(&[1; 60_000])?;
+        Ok(stream)
     }
 
     /// A descriptor that keeps the names a directory had, which is one of the image's and was changed since the last.

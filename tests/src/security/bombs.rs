@@ -20,7 +20,7 @@ use super::{Finding, PROBE};
 const BOMBS: &str = "fork, memory, disk and other bombs";
 /// An answer that takes longer was none. Generous: the machine has two cores, and the bomb may use them.
 const IN_TIME: Duration = Duration::from_secs(10);
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "fork",
     "memory",
     "tmpfs",
@@ -39,6 +39,7 @@ const NAMES: [&str; 25] = [
     "datagram_buffers",
     "stream_buffers",
     "unaccepted_buffers",
+    "reset_buffers",
     "netlink_buffers",
     "file_locks",
     "directory_names",
@@ -100,7 +101,8 @@ fn explode(node: &mut Node, kind: ContainerKind, bomb: &str, neighbour: SocketAd
     let killed = status.failure.is_some_and(|failure| failure.code == FailureCode::Memory);
     // Of these the kernel refuses none, and charges nobody for them.
     let uncharged =
-        ["unaccepted_buffers", "netlink_buffers", "file_locks", "directory_names"].contains(&bomb);
+        ["unaccepted_buffers", "reset_buffers", "netlink_buffers", "file_locks", "directory_names"]
+            .contains(&bomb);
     let (contained, end) = if !killed && (uncharged || buffered > spec.limits.memory_bytes) {
         (false, format!("has what nobody is charged for and is not killed: {end}"))
     } else {

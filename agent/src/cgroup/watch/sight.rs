@@ -147,9 +147,14 @@ impl Subject {
         file::key(&self.memory.dir.join(self.memory.oom_file()), "oom_kill")
     }
 
+    /// What it uses; how much of that is page cache only where it would be short of memory otherwise.
     pub(super) fn memory(&self) -> Result<Memory, CgroupError> {
         let stat = self.memory.dir.join("memory.stat");
         let used = file::number(&self.memory.dir.join(self.memory.usage_file()))?;
+        let all = Memory { used, file: 0 };
+        if !all.short(self.memory_high) {
+            return Ok(all);
+        }
         // Read once: the kernel adds up what all CPUs counted for it.
         let [inactive, active] = file::keys(&stat, ["inactive_file", "active_file"])?;
         Ok(Memory { used, file: inactive + active })

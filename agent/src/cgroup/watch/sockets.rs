@@ -4,14 +4,17 @@
 //! has answered, and on v1 not for the first packet of each connection. Invariant: memory is weighed, not payload:
 //! many small packets take more than they carry.
 //!
-//! Not seen is what sock_diag does not list: sockets that are not bound. What such could keep, options of any size, the
-//! container's filter of system calls refuses (`docs/adr/0029`).
+//! Not seen is what sock_diag does not list: sockets that are not bound, and connections that were reset before anybody
+//! accepted them, with all that they have received. The kernel only tells how many there are, so each counts as much as one
+//! may hold. What else such could keep, options of any size, the container's filter of system calls refuses
+//! (`docs/adr/0029`).
 //!
 //! Sources: sock_diag(7), `include/uapi/linux/{inet_diag,sock_diag}.h`, proc_pid_net(5).
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -35,6 +38,11 @@ const WAIT_SECONDS: i64 = 1;
 /// Bytes of a netlink socket, which are charged to nobody either.
 const NETLINK: u64 = 2 << 10;
 
+/// Bytes that a socket which is not listed may hold: twice `net.core.rmem_max`, and itself.
+const UNSEEN: u64 = 512 << 10;
+/// Servers whose clients are all reset at once close their sockets within this.
+const UNSEEN_FOR: Duration = Duration::from_secs(1);
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -56,6 +64,8 @@ const TO_SEND: [usize; 2] = [2, 5];
 pub struct Sockets {
     /// `/proc/PID` of its init, which keeps neither that nor its namespace.
     process: OwnedFd,
+    /// Since when there are too many that are not listed.
+    unseen_since: Option<Instant>,
 }
 
 impl Sockets {
@@ -66,16 +76,26 @@ impl Sockets {
     /// `ENOENT` when there is none.
     pub fn of_process(pid: i32) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self { process: open(format!("/proc/{pid}").as_str(), flags, Mode::empty())? })
+        Ok(Self { process: open(format!("/proc/{pid}").as_str(), flags, Mode::empty())?, unseen_since: None })
     }
 
     /// Is the memory of its sockets more than `limit` bytes? Looks closer only where there are many.
     ///
     /// # Errors
     /// `ESRCH` or `ENOENT` when the process has ended; when the kernel has no answer.
-    pub(super) fn hold_more_than(&self, limit: u64) -> io::Result<bool> {
-        if self.count()? <= FEW {
+    pub(super) fn hold_more_than(&mut self, limit: u64) -> io::Result<bool> {
+        let used = self.count()?;
+        if used <= FEW {
+            self.unseen_since = None;
             return Ok(false);
+        }
+        // Some come and some go between two tables.
+        let listed = self.listed()?;
+        let unseen = used.min(self.count()?).saturating_sub(listed);
+        if unseen.saturating_mul(UNSEEN) <= limit {
+            self.unseen_since = None;
+        } else if self.unseen_since.get_or_insert_with(Instant::now).elapsed() >= UNSEEN_FOR {
+            return Ok(true);
         }
         let mut held = self.of_netlink()?;
         for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
@@ -95,6 +115,13 @@ impl Sockets {
         let sockstat = self.table("net/sockstat")?;
         let used = sockstat.lines().find_map(|line| line.strip_prefix("sockets: used "));
         used.and_then(|used| used.parse().ok()).ok_or_else(|| ErrorKind::InvalidData.into())
+    }
+
+    /// Those of them that are in the tables of their protocols, and so are listed.
+    fn listed(&self) -> io::Result<u64> {
+        let protocols = self.table("net/protocols")?;
+        let sockets = |line: &str| line.split_whitespace().nth(2)?.parse::<u64>().ok();
+        Ok(protocols.lines().filter_map(sockets).sum())
     }
 
     /// Bytes that its netlink sockets hold; their table tells memory, but not of the sockets themselves.
@@ -250,7 +277,7 @@ mod tests {
     #[test]
     fn what_nobody_has_accepted_is_weighed() {
         std::thread::spawn(|| {
-            let Some(sockets) = own() else { return };
+            let Some(mut sockets) = own() else { return };
             assert!(!sockets.hold_more_than(0).unwrap());
             let listener = TcpListener::bind("[::1]:0").unwrap();
             for _ in 0..100 {
@@ -271,7 +298,7 @@ mod tests {
     #[test]
     fn what_is_held_back_from_being_sent_is_weighed() {
         std::thread::spawn(|| {
-            let Some(sockets) = own() else { return };
+            let Some(mut sockets) = own() else { return };
             let corked: Vec<_> = (0..30)
                 .map(|_| {
                     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -292,7 +319,7 @@ mod tests {
     #[test]
     fn datagrams_are_weighed_with_all_that_they_take() {
         std::thread::spawn(|| {
-            let Some(sockets) = own() else { return };
+            let Some(mut sockets) = own() else { return };
             let datagrams: Vec<_> = (0..30).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
             // Beside what the kernel has of netlink in each namespace.
             assert!(!sockets.hold_more_than(100_000).unwrap());
@@ -303,6 +330,32 @@ mod tests {
             }
             assert!(sockets.hold_more_than(30 * 100 * 500).unwrap());
             drop(datagrams);
+            assert!(!sockets.hold_more_than(0).unwrap());
+        })
+        .join()
+        .unwrap();
+    }
+
+    /// Reset before anybody accepted them: in no table, with what they have received.
+    #[test]
+    fn what_was_reset_and_is_not_accepted_counts_as_what_it_may_hold() {
+        std::thread::spawn(|| {
+            let Some(mut sockets) = own() else { return };
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            for _ in 0..100 {
+                let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                stream.write_all(&[1; 40_000]).unwrap();
+                setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+            }
+            assert!(sockets.of(IPPROTO_TCP, u64::MAX).unwrap() < 1_000_000);
+            // Not at once: a server may be about to close them.
+            assert!(!sockets.hold_more_than(99 * UNSEEN).unwrap());
+            std::thread::sleep(UNSEEN_FOR);
+            assert!(!sockets.hold_more_than(200 * UNSEEN).unwrap());
+            assert!(!sockets.hold_more_than(99 * UNSEEN).unwrap());
+            std::thread::sleep(UNSEEN_FOR);
+            assert!(sockets.hold_more_than(99 * UNSEEN).unwrap());
+            drop(listener);
             assert!(!sockets.hold_more_than(0).unwrap());
         })
         .join()

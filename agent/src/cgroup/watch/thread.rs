@@ -287,7 +287,7 @@ impl Container {
     }
 
     fn look_at_sockets(&mut self, now: Instant) {
-        let Some(sockets) = &self.subject.sockets else { return };
+        let Some(sockets) = &mut self.subject.sockets else { return };
         if self.sockets_rest_until.is_some_and(|until| now < until) {
             return;
         }
