@@ -191,6 +191,13 @@ fn hoard_words(hoard: Hoard, spec: &mogok_api::instance::InstanceSpec) -> String
             format!("killed: memory, its sockets held more than its {} MiB", spec.limits.memory_bytes >> 20)
         }
         Hoard::Locks => format!("killed: memory, it held more than {MOST} record locks of files"),
+        Hoard::SharedLocks => {
+            "killed: memory, it held more than 100 locks of eventfds or the like, whose locks all of the host share".to_owned()
+        }
+        Hoard::Descriptors => {
+            "killed: memory, it had more descriptors than can be searched for locks of files and directories: 200000, and 2000000 lines about them"
+                .to_owned()
+        }
         Hoard::Directories => {
             "killed: memory, the kernel kept too much for the directories it has open".to_owned()
         }

@@ -285,7 +285,7 @@ async fn who_locks_what_the_whole_host_shares_is_told_early() {
     let sockets = Sockets::of_process(pid).unwrap();
     let mut watch = watcher.watch(&cgroup, &small(), Attention::App, Some(sockets)).unwrap();
     let report = until(&mut watch, |report| report.hoard.is_some()).await;
-    assert_eq!(report, Report { hoard: Some(Hoard::Locks), ..Report::default() });
+    assert_eq!(report, Report { hoard: Some(Hoard::SharedLocks), ..Report::default() });
     cgroup.remove().unwrap();
 }
 

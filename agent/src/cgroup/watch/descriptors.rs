@@ -4,11 +4,12 @@
 //! A record lock belongs to a table of descriptors, and ends when that closes the file: so each is found at a descriptor
 //! of a living process, once, whichever process it was taken by. (`/proc/locks` names the one that took it, which may
 //! have ended.) Those of open file descriptions have no process while they are sent over a socket; the container's
-//! filter of system calls has none. A directory that was read keeps the names it had: of a block (ext4, 20 KiB), or of all
-//! that several layers have there, as they were then (overlay).
+//! filter of system calls has none. A directory that was read keeps the names it had, once for each time that it was opened:
+//! of a block (ext4, 20 KiB), or of all that several layers have there, as they were then (overlay).
 //!
 //! Sources: proc_pid_fdinfo(5), kcmp(2), unix(7); `fs/ext4/dir.c`, `fs/overlayfs/readdir.c`.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -18,11 +19,15 @@ use std::path::Path;
 use mogok_shim::sys::kcmp;
 
 use super::locks::{self, record_lock};
+use super::tracker::Hoard;
 
-/// Descriptors of one container that are looked at: all that 100 processes may have. Those beyond are a hoard
-/// themselves.
-const DESCRIPTORS: usize = 1_000_000;
-/// Lines that are read, the same lock as often as there are descriptors for it. More are a hoard as well.
+/// Descriptors of one container that are looked at: all that 20 processes may have. Those beyond are a hoard
+/// themselves: they would keep the search from all others.
+const DESCRIPTORS: usize = 200_000;
+/// Open directories that are told apart. Who has more has the most.
+const DIRECTORIES: usize = 10_000;
+/// Lines that are read: a lock stands at each of the descriptors for its file, what an epoll or inotify descriptor watches
+/// at each for that. More are a hoard as well.
 const LINES: usize = 20 * locks::MOST;
 /// Locks of files without a name, which all of the host share (`anon_inode:`, a namespace): whoever closes one looks
 /// through all of its locks. Nobody has any who does not mean to.
@@ -36,8 +41,10 @@ pub(super) struct Descriptors {
     seen: usize,
     lines: usize,
     shared: usize,
-    /// Open directories, and descriptors that wait in sockets and may be directories.
-    pub(super) directories: usize,
+    /// Descriptors that wait in sockets and may be directories.
+    waiting: usize,
+    /// One descriptor of a task for each open directory, in the order of kcmp(2).
+    directories: Vec<(i32, i32)>,
     /// Hashes of a table's number and the words of a lock: it shows at each of the descriptors that were made of the
     /// same one (dup(2)).
     locks: HashSet<u64>,
@@ -65,7 +72,7 @@ impl Descriptors {
                     }
                     owners.push(task);
                     found.look_at(task, owners.len(), directories);
-                    if found.too_many_locks() {
+                    if found.hoard().is_some() {
                         return Ok(found);
                     }
                 }
@@ -79,12 +86,31 @@ impl Descriptors {
         Ok(found)
     }
 
-    /// Or more descriptors than can be looked at.
-    pub(super) fn too_many_locks(&self) -> bool {
-        self.locks.len() > locks::MOST
-            || self.shared > SHARED
-            || self.lines > LINES
-            || self.seen > DESCRIPTORS
+    /// What nobody has so many of who does not mean to.
+    pub(super) fn hoard(&self) -> Option<Hoard> {
+        if self.locks.len() > locks::MOST {
+            Some(Hoard::Locks)
+        } else if self.shared > SHARED {
+            Some(Hoard::SharedLocks)
+        } else {
+            (self.seen > DESCRIPTORS || self.lines > LINES).then_some(Hoard::Descriptors)
+        }
+    }
+
+    /// How many directories are open, each counted once however many descriptors there are for it.
+    pub(super) fn directories(&self) -> usize {
+        self.directories.len() + self.waiting
+    }
+
+    fn add_directory(&mut self, task: i32, descriptor: i32) {
+        let one = (task, descriptor);
+        // One that was closed meanwhile is another one than any.
+        let order = |known: &(i32, i32)| kcmp::open_files(*known, one).unwrap_or(Ordering::Less);
+        if self.directories.len() < DIRECTORIES
+            && let Err(place) = self.directories.binary_search_by(order)
+        {
+            self.directories.insert(place, one);
+        }
     }
 
     /// Adds what a task's table of descriptors has, the `table`th.
@@ -95,24 +121,24 @@ impl Descriptors {
             let Ok(file) = File::open(format!("{directory}/{descriptor}")) else { continue };
             let mut shared = None;
             for line in BufReader::new(file).lines().map_while(Result::ok) {
+                self.lines += 1;
                 if line.starts_with("lock:") {
-                    self.lines += 1;
                     let shared = *shared.get_or_insert_with(|| is_shared(task, descriptor));
                     self.shared += usize::from(shared);
                 }
                 if let Some(lock) = record_lock(&line) {
                     self.locks.insert(self.hasher.hash_one((table, lock)));
                 } else if let Some(waiting) = waiting(&line) {
-                    self.directories += waiting;
+                    self.waiting += waiting;
                 }
-                if self.too_many_locks() {
+                if self.hoard().is_some() {
                     return;
                 }
             }
             let is_directory =
                 || fs::metadata(format!("/proc/{task}/fd/{descriptor}")).is_ok_and(|is| is.is_dir());
             if directories && is_directory() {
-                self.directories += 1;
+                self.add_directory(task, descriptor);
             }
         }
     }
@@ -138,7 +164,21 @@ fn numbers(directory: &str) -> impl Iterator<Item = i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
+
+    #[test]
+    fn a_directory_that_many_have_from_one_is_one() {
+        let mut found = Descriptors::default();
+        let own = nix::unistd::gettid().as_raw();
+        let open: Vec<File> = (0..3).map(|_| File::open("/proc").unwrap()).collect();
+        let again: Vec<File> = open.iter().cycle().take(60).map(|file| file.try_clone().unwrap()).collect();
+        for file in open.iter().chain(&again) {
+            found.add_directory(own, file.as_raw_fd());
+        }
+        assert_eq!(found.directories(), 3);
+    }
 
     #[test]
     fn what_waits_in_a_socket_is_told() {

@@ -19,6 +19,9 @@ const GROWTH: u64 = 16;
 /// Nobody has as many open at once who does not mean to; the kernel keeps 33 MB for one at most (65,536 names).
 const DIRECTORIES: usize = 64;
 
+/// Between two searches there is a rest of so many times as long as one took; while memory falls or is scarce, of once as long.
+const REST: u32 = 10;
+
 /// What the last looks saw.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -27,13 +30,20 @@ pub(super) struct Host {
     usual: u64,
     /// Hoards were looked for.
     searched: Instant,
+    /// Memory falls, or is scarce.
+    urgent: bool,
     search: Option<Search>,
+    /// When the last search ended, and how long it took.
+    last_search: Option<(Instant, Duration)>,
+    /// KiB of the kernel's own when somebody's directories were found.
+    blamed_at: Option<u64>,
 }
 
 /// Looks through descriptors, when the kernel's memory gives reason to.
 #[derive(Debug)]
 struct Search {
     thread: JoinHandle<Vec<(u64, Hoard)>>,
+    begun: Instant,
     /// Also for directories.
     grown: bool,
 }
@@ -50,7 +60,15 @@ impl Host {
     /// `None` when it does not say what memory it has.
     pub(super) fn new(now: Instant) -> Option<Self> {
         let memory = Memory::of_host()?;
-        Some(Self { memory, usual: memory.kernel, searched: now, search: None })
+        Some(Self {
+            memory,
+            usual: memory.kernel,
+            searched: now,
+            urgent: false,
+            search: None,
+            last_search: None,
+            blamed_at: None,
+        })
     }
 
     /// Those whom a search has found since, by the keys they were searched under.
@@ -58,11 +76,15 @@ impl Host {
         let Some(search) = self.search.take_if(|search| search.thread.is_finished()) else {
             return Vec::new();
         };
+        self.last_search = Some((Instant::now(), search.begun.elapsed()));
         // One that panicked has said so itself.
         let found = search.thread.join().unwrap_or_default();
         if search.grown && found.is_empty() {
             // It was none of them.
             self.usual = self.memory.kernel;
+        }
+        if found.iter().any(|(_, hoard)| *hoard == Hoard::Directories) {
+            self.blamed_at = Some(self.memory.kernel);
         }
         found
     }
@@ -75,25 +97,42 @@ impl Host {
         self.usual = self.usual.min(memory.kernel);
         let since = now.saturating_duration_since(self.searched);
         let scarce = memory.available < memory.all / SCARCE && since >= SCARCE_TICK;
-        let due = falls || scarce || since >= TICK;
+        self.urgent = falls || scarce;
+        let due = self.urgent || since >= TICK;
         if due {
             self.searched = now;
         }
         due
     }
 
+    /// Whoever makes searches long is not to have one at all times.
+    fn rests(&self, now: Instant) -> bool {
+        let rest = if self.urgent { 1 } else { REST };
+        self.last_search.is_some_and(|(end, took)| now < end + rest * took)
+    }
+
     /// Begins a search through the descriptors of the containers, given by their keys and cgroups, where there is reason to
     /// and none goes on.
     pub(super) fn search(&mut self, containers: impl FnOnce() -> Vec<(u64, PathBuf)>) {
+        let now = Instant::now();
+        if self.search.is_some() || self.rests(now) {
+            return;
+        }
+        if let Some(before) = self.blamed_at.take()
+            && before.saturating_sub(self.memory.kernel) < self.memory.all / FALL
+        {
+            // Whoever was killed did not have it; the next one shall not be for the same.
+            self.usual = self.memory.kernel;
+        }
         let grown = self.memory.kernel - self.usual > self.memory.all / GROWTH;
         // The check of the host tells of a kernel that does not say how many there are.
-        if self.search.is_some() || !(grown || locks::are_many().unwrap_or(false)) {
+        if !(grown || locks::are_many().unwrap_or(false)) {
             return;
         }
         let containers = containers();
         let search = move || hoarders(containers, grown);
         match std::thread::Builder::new().name("descriptors".into()).spawn(search) {
-            Ok(thread) => self.search = Some(Search { thread, grown }),
+            Ok(thread) => self.search = Some(Search { thread, begun: now, grown }),
             Err(error) => tracing::warn!(%error, "nobody looks for locks and directories"),
         }
     }
@@ -107,10 +146,10 @@ fn hoarders(containers: Vec<(u64, PathBuf)>, grown: bool) -> Vec<(u64, Hoard)> {
     for (key, cgroup) in containers {
         // The cgroup of one that has ended meanwhile is gone.
         let Ok(found) = Descriptors::of(&cgroup, grown) else { continue };
-        if found.too_many_locks() {
-            hoarders.push((key, Hoard::Locks));
-        } else if grown && found.directories > most.0 {
-            most = (found.directories, Some(key));
+        if let Some(hoard) = found.hoard() {
+            hoarders.push((key, hoard));
+        } else if grown && found.directories() > most.0 {
+            most = (found.directories(), Some(key));
         }
     }
     hoarders.extend(most.1.map(|key| (key, Hoard::Directories)));
@@ -125,5 +164,21 @@ impl Memory {
             line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
         };
         Some(Self { available: kib("MemAvailable:")?, all: kib("MemTotal:")?, kernel: kib("SUnreclaim:")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_search_is_followed_by_a_long_rest_unless_memory_is_short() {
+        let now = Instant::now();
+        let mut host = Host::new(now).unwrap();
+        assert!(!host.rests(now));
+        host.last_search = Some((now, Duration::from_secs(3)));
+        assert!(host.rests(now + Duration::from_secs(29)) && !host.rests(now + Duration::from_secs(30)));
+        host.urgent = true;
+        assert!(host.rests(now + Duration::from_secs(2)) && !host.rests(now + Duration::from_secs(3)));
     }
 }

@@ -19,6 +19,10 @@ pub enum Hoard {
     Sockets,
     /// Record locks of files: more than [`locks::MOST`](super::locks::MOST).
     Locks,
+    /// Locks of files that all of the host have: whoever closes one looks through all of its locks.
+    SharedLocks,
+    /// More descriptors than can be searched, or more to read about them, while somebody has many locks or directories.
+    Descriptors,
     /// Names of directories that it has open: the most of all, when the kernel's memory has grown.
     Directories,
 }
@@ -59,7 +63,7 @@ pub(super) struct Memory {
 
 impl Memory {
     /// Does the program itself need (nearly) as much as `high`?
-    fn short(self, high: u64) -> bool {
+    pub(super) fn short(self, high: u64) -> bool {
         self.used.saturating_sub(self.file) >= high / 16 * 15
     }
 }
