@@ -50,8 +50,12 @@ fn main() -> Result<()> {
 
 fn compile(name: &str) -> Result<BpfProgram> {
     let path = format!("seccomp/{name}.json");
-    let json = fs::File::open(&path).with_context(|| format!("cannot open {path}"))?;
-    let mut filters = seccompiler::compile_from_json(json, TargetArch::x86_64)
+    let json = fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+    // Whole calls are absent or invalid: how they are answered does not look at arguments.
+    if name != "app" && json.windows(6).any(|word| word == b"\"args\"") {
+        bail!("{path} has a rule with args, which would be answered without looking at them");
+    }
+    let mut filters = seccompiler::compile_from_json(&json[..], TargetArch::x86_64)
         .with_context(|| format!("cannot compile {path}"))?;
     filters.remove(name).with_context(|| format!("{path} has no filter {name:?}"))
 }

@@ -71,8 +71,17 @@ fn verdict(number: u32, arch: u32, arguments: [u64; 6]) -> u32 {
 }
 
 fn word(number: u32) -> &'static str {
-    let probes =
-        [[0; 6], [u64::MAX; 6], [1; 6], [0x5412; 6], [22; 6], [37; 6], [0, 6, 35, 0, 0, 0], [0x1000_0000; 6]];
+    let probes = [
+        [0; 6],
+        [12; 6],
+        [u64::MAX; 6],
+        [1; 6],
+        [0x5412; 6],
+        [22; 6],
+        [37; 6],
+        [0, 6, 35, 0, 0, 0],
+        [0x1000_0000; 6],
+    ];
     let mut verdicts: Vec<_> = probes.map(|arguments| verdict(number, X86_64, arguments)).to_vec();
     verdicts.dedup();
     match verdicts[..] {
@@ -155,6 +164,12 @@ fn arguments_decide() {
         let attribute = |size| verdict(call, X86_64, [0, 0, 0, size, 0, 0]);
         assert_eq!([0, 512, 513, 65_536, 1 << 32].map(attribute), [ALLOW, ALLOW, EPERM, EPERM, EPERM]);
     }
+    let advice = |advice| verdict(28, X86_64, [0, 4096, advice, 0, 0, 0]);
+    assert!((0..30).filter(|one| ![12, 25].contains(one)).all(|one| advice(one) == ALLOW));
+    assert_eq!([advice(12), advice(25), advice(12 | 1 << 32)], [EPERM; 3]);
+    let process = |option| verdict(157, X86_64, [option, 1, 0, 0, 0, 0]);
+    assert_eq!([22, 62, 67].map(process), [EPERM; 3]);
+    assert_eq!([1, 15, 38, 41].map(process), [ALLOW; 4]);
     // Pages of the host's pool of huge ones: by mmap, shmget and memfd_create, of each size.
     let mapped = |flags| verdict(9, X86_64, [0, 4096, 3, flags, u64::MAX, 0]);
     let shared = |flags| verdict(29, X86_64, [0, 4096, flags, 0, 0, 0]);
@@ -178,11 +193,12 @@ fn arguments_decide() {
 fn options_of_sockets_are_those_that_keep_nothing() {
     let option = |level, name| verdict(54, X86_64, [0, level, name, 0, 0, 0]);
     let refused = |level| -> Vec<u64> { (0..256).filter(|name| option(level, *name) == EPERM).collect() };
-    assert_eq!(refused(1), [26, 51]);
+    assert_eq!(refused(1), [26, 29, 35, 37, 51, 63, 64, 65]);
+    assert_eq!(refused(17), [100, 104]);
     assert_eq!(refused(6), [14, 31, 32, 38]);
     assert_eq!(refused(0), [35, 39, 41, 42, 46, 48]);
     assert_eq!(refused(41), [6, 20, 27, 32, 42, 46, 48, 54, 55, 57, 59]);
-    assert!([17, 270].into_iter().all(|level| refused(level).is_empty()));
+    assert!(refused(270).is_empty());
     for level in (0..300).filter(|level| ![0, 1, 6, 17, 41, 270].contains(level)) {
         assert_eq!(refused(level).len(), 256, "level {level}");
     }
