@@ -184,6 +184,12 @@ fn default_connections() -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(4095)
 }
 
+/// Descriptors of an agent beside those for its containers: connections, execs, starts under way.
+pub const OWN_DESCRIPTORS: u64 = 512;
+/// Descriptors for each container: links, watches of its limits, its shim and its log. Eight on a hybrid host, and some more
+/// while it is new.
+pub const DESCRIPTORS_EACH: u64 = 12;
+
 /// The part of the configuration that what exists on the host was made by; kept so that a purge finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSettings {
@@ -284,10 +290,12 @@ impl Config {
         })
     }
 
-    /// Instances that the node can hold at once.
+    /// Instances that the node can hold at once, with `open_files` as its limit of those.
     #[must_use]
-    pub fn max_instances(&self) -> u32 {
-        self.host.network(&self.state_dir).capacity().min(self.uid_ranges)
+    pub fn max_instances(&self, open_files: u64) -> u32 {
+        let open = open_files.saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_EACH;
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        self.host.network(&self.state_dir).capacity().min(self.uid_ranges).min(open)
     }
 }
 
@@ -377,7 +385,7 @@ mod tests {
         let config = Config::new(Settings { config: Some(file.clone()), ..settings() }).unwrap();
         assert_eq!(config.store, Path::new("/var/lib/s"));
         assert_eq!(config.state_dir.as_os_str(), "/var/lib/m");
-        assert_eq!((config.host.ports, config.max_instances()), ((30000, 30009), 10));
+        assert_eq!((config.host.ports, config.max_instances(20_000)), ((30000, 30009), 10));
         assert_eq!(config.host.build_grants, ["10.0.0.1:80".parse().unwrap()]);
         assert_eq!(config.host.resolvers, [Ipv4Addr::new(10, 0, 0, 53)]);
         assert_eq!((config.host.bandwidth.get(), config.host.connections.get()), (250, 100));

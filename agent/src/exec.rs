@@ -73,8 +73,7 @@ impl ExecError {
                 // It ended, or was killed, in the middle of it.
                 ("join_namespaces" | "report", libc::ESRCH) => ErrorCode::Conflict,
                 ("clone" | "fork", libc::EAGAIN) => {
-                    let message =
-                        "the container is at its limit of processes, and a program that joins takes two";
+                    let message = "the container is at its limit of processes (a program that joins takes two), or its host is";
                     return ApiError::new(ErrorCode::TooMany, message.to_owned());
                 }
                 _ => ErrorCode::Internal,

@@ -11,6 +11,7 @@ use mogok_api::id::NodeId;
 use mogok_api::instance::InstanceSpec;
 use mogok_api::name::Digest;
 use mogok_images::{Store, StoreError};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::cgroup::{Cgroups, Watcher};
@@ -95,7 +96,9 @@ impl Node {
             cpu_millis: self.facts.cpu_millis,
             memory_bytes: self.facts.memory_bytes,
             images: images.into_iter().map(|(name, digest)| ImageInfo { name, digest }).collect(),
-            max_instances: self.config.max_instances(),
+            max_instances: self
+                .config
+                .max_instances(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)),
         })
     }
 }

@@ -49,8 +49,8 @@ use crate::{shim, tls};
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Its connections, execs, watches and starts under way may take as many.
-const FEWEST_DESCRIPTORS: u64 = 1024;
+/// With less there would be no room for containers beside the agent's own.
+const FEWEST_DESCRIPTORS: u64 = 2 * config::OWN_DESCRIPTORS;
 
 /// Keeps other agents away from a state directory; freed by the kernel with the process.
 ///
@@ -115,16 +115,32 @@ fn stay(before: &HostSettings, config: &Config) -> Result<()> {
     )
 }
 
+/// What runs keeps its address and port: settings that have no room for them would end it.
+fn reach_all(saved: &[Saved], host: &HostSettings, before: Option<&HostSettings>) -> Result<()> {
+    let (first, last) = host.ports;
+    let outside = |saved: &&Saved| {
+        let port = saved.allocation.host_port;
+        !host.pool.has(saved.allocation.address) || port.is_some_and(|port| !(first..=last).contains(&port))
+    };
+    let Some(one) = saved.iter().find(outside) else { return Ok(()) };
+    let as_before = before.map_or(String::new(), |before| {
+        format!(
+            "start with --pool {} --port-range {}-{} as before, or ",
+            before.pool, before.ports.0, before.ports.1
+        )
+    });
+    bail!(
+        "{} containers run outside of --pool {} and --port-range {first}-{last}, such as {}: {as_before}end them first (mogok-agent purge)",
+        saved.iter().filter(outside).count(),
+        host.pool,
+        one.id
+    )
+}
+
 /// Makes the node with the containers that live on in its network, and says what was found of each.
 async fn node(config: Config, cgroups: Cgroups, spawner: Spawner, execs: Execs) -> Result<(Node, Found)> {
     let state_dir = config.state_dir.clone();
     let ledger = Ledger::open(&state_dir)?;
-    // Before anything of it exists on the host, so that a purge knows where to look.
-    let settings = config::host_settings_file(&state_dir);
-    // Not when it is there already: a full disk must not keep an agent from what runs.
-    if kept_settings(&settings).as_ref() != Some(&config.host) {
-        atomic::write_json(&settings, &config.host, atomic::Durability::PowerLoss)?;
-    }
     let logs = Logs::open(&state_dir, ledger.clone()).context("cannot open the log journal")?;
     let ground = Arc::new(Ground {
         boot_id: shim::boot_id().context("cannot read the boot id")?,
@@ -138,11 +154,20 @@ async fn node(config: Config, cgroups: Cgroups, spawner: Spawner, execs: Execs) 
         let allocation = record.allocation.clone().filter(|_| matches!(finding, Finding::Alive(_)))?;
         Some(Saved { id: record.id(), demand: Demand::of(&record.spec), allocation })
     });
-    let (network, lost) = Network::start_with(&config.host.network(&state_dir), saved.collect())
+    let saved: Vec<_> = saved.collect();
+    let settings = config::host_settings_file(&state_dir);
+    let before = kept_settings(&settings);
+    reach_all(&saved, &config.host, before.as_ref())?;
+    // Before anything of it exists on the host, so that a purge knows where to look. Not when it is there already: a full
+    // disk must not keep an agent from what runs.
+    if before.as_ref() != Some(&config.host) {
+        atomic::write_json(&settings, &config.host, atomic::Durability::PowerLoss)?;
+    }
+    let (network, lost) = Network::start_with(&config.host.network(&state_dir), saved)
         .await
         .context("cannot set the network up")?;
     fail_point!(NetworkUp);
-    for id in lost {
+    for &id in &lost {
         // Nobody reaches it, and it reaches nobody: it is started anew like one that crashed.
         tracing::error!(instance = %id, "killing a container that has lost its link");
         if let Err(error) = ground.cgroups.open(&id).kill() {
@@ -157,8 +182,8 @@ async fn node(config: Config, cgroups: Cgroups, spawner: Spawner, execs: Execs) 
     let mut uids = UidRanges::new(config.uid_base, config.uid_ranges);
     for (record, finding) in &mut found.records {
         uids.restore(record.uid_base);
-        if !matches!(finding, Finding::Alive(_)) {
-            // Its link went with the sweep.
+        if !matches!(finding, Finding::Alive(_)) || lost.contains(&record.id()) {
+            // Its link went with the sweep, and its numbers are anybody's.
             record.allocation = None;
         }
     }
@@ -186,6 +211,9 @@ async fn node(config: Config, cgroups: Cgroups, spawner: Spawner, execs: Execs) 
 /// # Errors
 /// When the agent cannot start.
 pub async fn run(config: Config) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the agent must run as root");
+    }
     raise_descriptors()?;
     let spawner = Spawner::start().context("cannot start the thread that executes shims")?;
     let _lock = lock(&config.state_dir)?;
@@ -256,12 +284,13 @@ async fn bind_tls(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Every container takes half a dozen descriptors, so the soft limit becomes the hard one.
+/// Every container takes some descriptors, so the soft limit becomes the hard one.
 fn raise_descriptors() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot ask for the limit of open files")?;
     if hard < FEWEST_DESCRIPTORS {
         bail!(
-            "the limit of open files is {hard}: an agent needs {FEWEST_DESCRIPTORS} for itself and six for each container, set LimitNOFILE of its service or ulimit -n"
+            "the limit of open files is {hard}: an agent needs {FEWEST_DESCRIPTORS} for itself and few containers, {} for each of more; set LimitNOFILE of its service or ulimit -n",
+            config::DESCRIPTORS_EACH
         );
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")

@@ -19,7 +19,7 @@ use mogok_shim::protocol::Started;
 use mogok_shim::spec::{Bind, BindKind, Log, Spec, Writable, file};
 use mogok_tests::bench::{self, Row, median};
 use mogok_tests::platform::bin_dir;
-use mogok_tests::program::wait_until;
+use mogok_tests::program::{wait_until, wait_until_idle};
 use tempfile::TempDir;
 
 const NAME: &str = "mogok-bench-logs";
@@ -208,11 +208,8 @@ impl Bench {
 
     fn memory(which: &str, running: &Running) -> Result<Vec<Row>> {
         let started: Started = serde_json::from_slice(&fs::read(running.state.join(file::STARTED))?)?;
+        wait_until_idle(running.shim.id(), WITHIN)?;
         let shim = running.shim.id().to_string();
-        // What it gives back before it sleeps.
-        wait_until("the shim sleeps", WITHIN, || {
-            fs::read_to_string(format!("/proc/{shim}/syscall")).is_ok_and(|call| call.starts_with("7 "))
-        })?;
         let init = started.init_pid.to_string();
         Ok(vec![
             Row::alone(&format!("idle shim, {which}, PSS"), "KiB", kib(&shim, "Pss:")?, 400.0),

@@ -47,3 +47,14 @@ pub fn wait_until(what: &str, within: Duration, mut check: impl FnMut() -> bool)
     }
     Ok(())
 }
+
+/// Waits until a process sleeps in poll(2), having given back what it needed to start; proc_pid_syscall(5).
+///
+/// # Errors
+/// When it does not within `within`.
+pub fn wait_until_idle(pid: u32, within: Duration) -> Result<()> {
+    let poll = format!("{} ", nix::libc::SYS_poll);
+    wait_until("the process sleeps", within, || {
+        std::fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with(&poll))
+    })
+}

@@ -23,7 +23,7 @@ const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr
 const KERNEL: (u32, u32) = (5, 19);
 
 /// Of the agent and the shims it starts.
-const CAPABILITIES: [Capability; 10] = [
+const CAPABILITIES: [Capability; 12] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
@@ -34,6 +34,8 @@ const CAPABILITIES: [Capability; 10] = [
     Capability::CAP_SETPCAP,
     Capability::CAP_SETUID,
     Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_CHROOT,
+    Capability::CAP_SYS_PTRACE,
 ];
 
 /// One thing a node needs.

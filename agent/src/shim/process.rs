@@ -150,8 +150,14 @@ fn state_dir_argument(command_line: &[u8], instances: &Path) -> Option<String> {
     let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
     // Wherever they stand: the shim may run below a tracer or another wrapper.
     let dir = arguments.windows(3).find(|three| three[0] == b"run" && three[1] == b"--state-dir")?[2];
-    let name = Path::new(std::str::from_utf8(dir).ok()?).strip_prefix(instances).ok()?.to_str()?;
-    (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+    let dir = Path::new(std::str::from_utf8(dir).ok()?);
+    // It may have been started by another name of the same directory.
+    let below = |parent: &Path| {
+        parent == instances
+            || (parent.file_name() == instances.file_name()
+                && std::fs::canonicalize(parent).is_ok_and(|parent| parent == instances))
+    };
+    below(dir.parent()?).then(|| dir.file_name()?.to_str().map(str::to_owned))?
 }
 
 #[cfg(test)]
@@ -184,6 +190,20 @@ mod tests {
         ] {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_shim_is_known_by_any_name_of_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let instances = dir.path().canonicalize().unwrap().join("moved/instances");
+        std::fs::create_dir_all(&instances).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("moved"), dir.path().join("once")).unwrap();
+        let of = |below: &str| {
+            let line = format!("mogok-shim\0run\0--state-dir\0{}/{below}", dir.path().display());
+            state_dir_argument(line.as_bytes(), &instances)
+        };
+        assert_eq!(of("once/instances/x"), Some("x".into()));
+        assert_eq!(of("other/instances/x"), None);
     }
 
     #[tokio::test]

@@ -431,16 +431,26 @@ fn a_record_under_another_name_runs_nothing() {
         host.want(std::slice::from_ref(&spec)).await;
         let up = host.until_phase(spec.id, Phase::Up).await;
         host.end(Signal::SIGTERM);
+        let refused = |cgroup: &str, pool: &str| {
+            let agent = std::process::Command::new("timeout")
+                .args(["20", env!("CARGO_BIN_EXE_mogok-agent"), "run", "--cgroup", cgroup, "--pool", pool])
+                .args(["--cgroup-parent", "/", "--shim"])
+                .arg(&host.shim)
+                .args(["--state-dir".as_ref(), host.state_dir().as_os_str()])
+                .args(["--socket".as_ref(), host.dir().join("other.sock").as_os_str()])
+                .args(["--store".as_ref(), host.dir().join("store").as_os_str()])
+                .output()
+                .unwrap();
+            String::from_utf8(agent.stderr).unwrap()
+        };
         // Under another cgroup's name it would find nothing of what runs.
-        let refused = std::process::Command::new("timeout")
-            .args(["20", env!("CARGO_BIN_EXE_mogok-agent"), "run", "--cgroup", "mogok-elsewhere"])
-            .args(["--state-dir".as_ref(), host.state_dir().as_os_str()])
-            .args(["--socket".as_ref(), host.dir().join("other.sock").as_os_str()])
-            .args(["--store".as_ref(), host.dir().join("store").as_os_str()])
-            .output()
-            .unwrap();
-        let told = String::from_utf8(refused.stderr).unwrap();
+        let told = refused("mogok-elsewhere", "10.91.0.0/24");
         assert!(told.contains("are in another cgroup: start with --cgroup "), "{told}");
+        // What runs has an address of the pool that there was.
+        let own = host.cgroup_dir().file_name().unwrap().to_str().unwrap().to_owned();
+        let told = refused(&own, "10.93.0.0/24");
+        assert!(told.contains("1 containers run outside of --pool 10.93.0.0/24 and"), "{told}");
+        assert!(told.contains("start with --pool 10.91.0.0/24 --port-range "), "{told}");
         let copy = InstanceId::new();
         let instances = host.state_dir().join("instances");
         std::fs::create_dir(instances.join(copy.to_string())).unwrap();

@@ -21,7 +21,7 @@ use mogok_shim::spec::file;
 use mogok_tests::bench::{self, Row, median, milliseconds};
 use mogok_tests::network::enter_own_namespace;
 use mogok_tests::platform::bin_dir;
-use mogok_tests::program::wait_until;
+use mogok_tests::program::{wait_until, wait_until_idle};
 use mogok_tests::vm;
 use nix::sched::{CloneFlags, unshare};
 
@@ -190,6 +190,7 @@ fn idle_shim(engine: &Engine) -> Result<Vec<Row>> {
     wait_until("the container runs", Duration::from_secs(10), || {
         container.state.join(file::STARTED).exists()
     })?;
+    wait_until_idle(u32::try_from(container.process.pid())?, Duration::from_secs(10))?;
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", container.process.pid()))?;
     container.cgroup.kill()?;
     engine.end(container)?;
