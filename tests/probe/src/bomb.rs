@@ -116,9 +116,18 @@ impl Hoard {
             "datagram_buffers" => self.datagrams.push(full_of_datagrams().map_err(failed)?),
             "stream_buffers" => self.streams.push(full_stream().map_err(failed)?),
             "unaccepted_buffers" => drop(self.unaccepted(taken).map_err(failed)?),
+            // Some gigabytes: the host has to bear it until somebody looks.
+            "reset_buffers" if taken >= 1000 => std::thread::sleep(Duration::from_millis(10)),
             "reset_buffers" => {
                 let reset = libc::linger { l_onoff: 1, l_linger: 0 };
-                let stream = self.unaccepted(taken).map_err(failed)?;
+                let mut stream = self.unaccepted(taken).map_err(failed)?;
+                // As much as the listener's buffer takes, which is the largest that there is.
+                stream.set_nonblocking(true).map_err(failed)?;
+                for _ in 0..40 {
+                    if stream.write(&[1; 60_000]).is_err() {
+                        break;
+                    }
+                }
                 setsockopt(&stream, sockopt::Linger, &reset).map_err(name)?;
             }
             "directory_names" => self.read_directory(taken).map_err(failed)?,
@@ -144,7 +153,9 @@ impl Hoard {
     /// A connection that nobody accepts, with all that goes into it; it has no descriptor.
     fn unaccepted(&mut self, taken: usize) -> io::Result<TcpStream> {
         if taken.is_multiple_of(100) {
-            self.listeners.push(TcpListener::bind("127.0.0.1:0")?);
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            setsockopt(&listener, sockopt::RcvBuf, &(16 << 20))?;
+            self.listeners.push(listener);
         }
         let listener = self.listeners.last().ok_or(ErrorKind::NotFound)?;
         let mut stream = TcpStream::connect(listener.local_addr()?)?;

@@ -11,7 +11,7 @@
 //!
 //! Sources: sock_diag(7), `include/uapi/linux/{inet_diag,sock_diag}.h`, proc_pid_net(5).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeVal;
+
+/// Bytes in which `sockstat` counts.
+const PAGE: u64 = 4096;
 
 /// Fewer hold little, whatever is in them: a socket's buffer has some megabytes at most.
 const FEW: u64 = 16;
@@ -38,8 +41,12 @@ const WAIT_SECONDS: i64 = 1;
 /// Bytes of a netlink socket, which are charged to nobody either.
 const NETLINK: u64 = 2 << 10;
 
-/// Bytes that a socket which is not listed may hold: twice `net.core.rmem_max`, and itself.
-const UNSEEN: u64 = 512 << 10;
+/// Bytes of a socket that is not listed, beside what it has received: `struct tcp_sock` and an inode.
+const SOCKET_ITSELF: u64 = 3 << 10;
+/// Bytes of the largest receive buffer that a program can ask for; it gets twice as much (socket(7)).
+const LARGEST_BUFFER: &str = "/proc/sys/net/core/rmem_max";
+/// That of a kernel which does not say.
+const USUAL_BUFFER: u64 = 4 << 20;
 /// Servers whose clients are all reset at once close their sockets within this.
 const UNSEEN_FOR: Duration = Duration::from_secs(1);
 
@@ -89,10 +96,7 @@ impl Sockets {
             self.unseen_since = None;
             return Ok(false);
         }
-        // Some come and some go between two tables.
-        let listed = self.listed()?;
-        let unseen = used.min(self.count()?).saturating_sub(listed);
-        if unseen.saturating_mul(UNSEEN) <= limit {
+        if self.unseen(used)? <= limit {
             self.unseen_since = None;
         } else if self.unseen_since.get_or_insert_with(Instant::now).elapsed() >= UNSEEN_FOR {
             return Ok(true);
@@ -110,11 +114,32 @@ impl Sockets {
         Ok(held > limit)
     }
 
+    /// Is it time to look whether those are still there that are not listed?
+    pub(super) fn are_suspected(&self, now: Instant) -> bool {
+        self.unseen_since.is_some_and(|since| now.saturating_duration_since(since) >= UNSEEN_FOR)
+    }
+
     /// Sockets of any kind and family, also those that no descriptor leads to (`sk_alloc` and `sk_clone_lock` count them).
     fn count(&self) -> io::Result<u64> {
         let sockstat = self.table("net/sockstat")?;
-        let used = sockstat.lines().find_map(|line| line.strip_prefix("sockets: used "));
-        used.and_then(|used| used.parse().ok()).ok_or_else(|| ErrorKind::InvalidData.into())
+        number_behind(&sockstat, "sockets: used ").ok_or_else(|| ErrorKind::InvalidData.into())
+    }
+
+    /// Bytes that the sockets may hold which are not listed, out of `used`: the largest buffer for each, but no more than all TCP
+    /// sockets of the host have.
+    fn unseen(&self, used: u64) -> io::Result<u64> {
+        // Some come and some go between two tables.
+        let listed = self.listed()?;
+        let sockstat = self.table("net/sockstat")?;
+        let unseen =
+            number_behind(&sockstat, "sockets: used ").unwrap_or(used).min(used).saturating_sub(listed);
+        let all = sockstat.lines().find(|line| line.starts_with("TCP:")).and_then(|line| {
+            let (_, pages) = line.split_once(" mem ")?;
+            pages.trim().parse::<u64>().ok()?.checked_mul(PAGE)
+        });
+        let largest = fs::read_to_string(LARGEST_BUFFER).ok().and_then(|text| text.trim().parse().ok());
+        let received = unseen.saturating_mul(2 * largest.unwrap_or(USUAL_BUFFER));
+        Ok(received.min(all.unwrap_or(u64::MAX)) + unseen * SOCKET_ITSELF)
     }
 
     /// Those of them that are in the tables of their protocols, and so are listed.
@@ -179,6 +204,10 @@ impl Sockets {
         setsockopt(&made, sockopt::ReceiveTimeout, &TimeVal::new(WAIT_SECONDS, 0))?;
         Ok(made)
     }
+}
+
+fn number_behind(text: &str, begin: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(begin))?.trim().parse().ok()
 }
 
 /// Can the kernel say what sockets hold?
@@ -349,12 +378,12 @@ mod tests {
             }
             assert!(sockets.of(IPPROTO_TCP, u64::MAX).unwrap() < 1_000_000);
             // Not at once: a server may be about to close them.
-            assert!(!sockets.hold_more_than(99 * UNSEEN).unwrap());
+            assert!(!sockets.hold_more_than(4_000_000).unwrap());
             std::thread::sleep(UNSEEN_FOR);
-            assert!(!sockets.hold_more_than(200 * UNSEEN).unwrap());
-            assert!(!sockets.hold_more_than(99 * UNSEEN).unwrap());
+            assert!(!sockets.hold_more_than(1 << 30).unwrap());
+            assert!(!sockets.hold_more_than(4_000_000).unwrap());
             std::thread::sleep(UNSEEN_FOR);
-            assert!(sockets.hold_more_than(99 * UNSEEN).unwrap());
+            assert!(sockets.hold_more_than(4_000_000).unwrap());
             drop(listener);
             assert!(!sockets.hold_more_than(0).unwrap());
         })

@@ -172,16 +172,22 @@ impl Thread {
                 container.hoards(hoard);
             }
         }
-        if !host.is_due(now) {
-            return;
+        let due = host.is_due(now);
+        if due {
+            host.search(|| {
+                let searched =
+                    self.containers.iter().filter(|(_, container)| container.subject.sockets.is_some());
+                searched.map(|(key, container)| (*key, container.subject.v2.clone())).collect()
+            });
         }
-        host.search(|| {
-            let searched =
-                self.containers.iter().filter(|(_, container)| container.subject.sockets.is_some());
-            searched.map(|(key, container)| (*key, container.subject.v2.clone())).collect()
-        });
+        let suspected = |container: &Container| {
+            let sockets = container.subject.sockets.as_ref();
+            sockets.is_some_and(|sockets| sockets.are_suspected(now))
+        };
         for container in self.containers.values_mut() {
-            container.look_at_sockets(Instant::now());
+            if due || suspected(container) {
+                container.look_at_sockets(Instant::now());
+            }
         }
     }
 
