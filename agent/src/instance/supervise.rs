@@ -195,7 +195,7 @@ fn hoard_words(hoard: Hoard, spec: &mogok_api::instance::InstanceSpec) -> String
             "killed: memory, it held more than 100 locks of eventfds or the like, whose locks all of the host share".to_owned()
         }
         Hoard::Descriptors => {
-            "killed: memory, it had more descriptors than can be searched for locks of files and directories: 200000, and 2000000 lines about them"
+            "killed: memory, it had more descriptors than can be searched for locks of files and directories: 200000, 2000000 lines about them, or 20 s"
                 .to_owned()
         }
         Hoard::Directories => {

@@ -15,8 +15,10 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::time::Duration;
 
 use mogok_shim::sys::kcmp;
+use nix::time::{ClockId, clock_gettime};
 
 use super::locks::{self, record_lock};
 use super::tracker::Hoard;
@@ -24,8 +26,8 @@ use super::tracker::Hoard;
 /// Descriptors of one container that are looked at: all that 20 processes may have. Those beyond are a hoard
 /// themselves: they would keep the search from all others.
 const DESCRIPTORS: usize = 200_000;
-/// Open directories that are told apart. Who has more has the most.
-const DIRECTORIES: usize = 10_000;
+/// Open directories, and Unix sockets with descriptors in them, that are told apart. Who has more has the most.
+const OPEN_FILES: usize = 10_000;
 /// Lines that are read: a lock stands at each of the descriptors for its file, what an epoll or inotify descriptor watches
 /// at each for that. More are a hoard as well.
 const LINES: usize = 20 * locks::MOST;
@@ -34,6 +36,8 @@ const LINES: usize = 20 * locks::MOST;
 const SHARED: usize = 100;
 /// How often a container is gone through, as long as its processes come and go in the meantime.
 const PASSES: usize = 64;
+/// CPU time that it may take; whoever makes it longer means to.
+const LONGEST: Duration = Duration::from_secs(20);
 
 /// What was seen of one container.
 #[derive(Debug, Default)]
@@ -43,8 +47,12 @@ pub(super) struct Descriptors {
     shared: usize,
     /// Descriptors that wait in sockets and may be directories.
     waiting: usize,
-    /// One descriptor of a task for each open directory, in the order of kcmp(2).
-    directories: Vec<(i32, i32)>,
+    sockets: OpenFiles,
+    directories: OpenFiles,
+    /// Tables that were looked at.
+    tables: usize,
+    /// It took [`LONGEST`].
+    too_long: bool,
     /// Hashes of a table's number and the words of a lock: it shows at each of the descriptors that were made of the
     /// same one (dup(2)).
     locks: HashSet<u64>,
@@ -59,10 +67,12 @@ impl Descriptors {
     /// When its processes cannot be listed.
     pub(super) fn of(cgroup: &Path, directories: bool) -> io::Result<Self> {
         let mut found = Self::default();
+        let end = cpu_time() + LONGEST;
         // Tasks with a table of descriptors each.
         let mut owners: Vec<i32> = Vec::new();
         for _ in 0..PASSES {
             let mut some_ended = false;
+            owners.retain(|task| Path::new(&format!("/proc/{task}")).exists());
             for process in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines() {
                 let path = format!("/proc/{process}/task");
                 for task in numbers(&path) {
@@ -71,7 +81,8 @@ impl Descriptors {
                         continue;
                     }
                     owners.push(task);
-                    found.look_at(task, owners.len(), directories);
+                    found.look_at(task, directories);
+                    found.too_long = cpu_time() > end;
                     if found.hoard().is_some() {
                         return Ok(found);
                     }
@@ -93,28 +104,19 @@ impl Descriptors {
         } else if self.shared > SHARED {
             Some(Hoard::SharedLocks)
         } else {
-            (self.seen > DESCRIPTORS || self.lines > LINES).then_some(Hoard::Descriptors)
+            let many = self.seen > DESCRIPTORS || self.lines > LINES || self.too_long;
+            many.then_some(Hoard::Descriptors)
         }
     }
 
     /// How many directories are open, each counted once however many descriptors there are for it.
     pub(super) fn directories(&self) -> usize {
-        self.directories.len() + self.waiting
+        self.directories.0.len() + self.waiting
     }
 
-    fn add_directory(&mut self, task: i32, descriptor: i32) {
-        let one = (task, descriptor);
-        // One that was closed meanwhile is another one than any.
-        let order = |known: &(i32, i32)| kcmp::open_files(*known, one).unwrap_or(Ordering::Less);
-        if self.directories.len() < DIRECTORIES
-            && let Err(place) = self.directories.binary_search_by(order)
-        {
-            self.directories.insert(place, one);
-        }
-    }
-
-    /// Adds what a task's table of descriptors has, the `table`th.
-    fn look_at(&mut self, task: i32, table: usize, directories: bool) {
+    /// Adds what a task's table of descriptors has.
+    fn look_at(&mut self, task: i32, directories: bool) {
+        self.tables += 1;
         let directory = format!("/proc/{task}/fdinfo");
         for descriptor in numbers(&directory) {
             self.seen += 1;
@@ -127,8 +129,11 @@ impl Descriptors {
                     self.shared += usize::from(shared);
                 }
                 if let Some(lock) = record_lock(&line) {
-                    self.locks.insert(self.hasher.hash_one((table, lock)));
-                } else if let Some(waiting) = waiting(&line) {
+                    self.locks.insert(self.hasher.hash_one((self.tables, lock)));
+                } else if let Some(waiting) = waiting(&line).filter(|waiting| *waiting > 0)
+                    && directories
+                    && self.sockets.add((task, descriptor))
+                {
                     self.waiting += waiting;
                 }
                 if self.hoard().is_some() {
@@ -138,10 +143,36 @@ impl Descriptors {
             let is_directory =
                 || fs::metadata(format!("/proc/{task}/fd/{descriptor}")).is_ok_and(|is| is.is_dir());
             if directories && is_directory() {
-                self.add_directory(task, descriptor);
+                self.directories.add((task, descriptor));
             }
         }
     }
+}
+
+/// A descriptor of a task for each of some open files, in the order of kcmp(2).
+#[derive(Debug, Default)]
+struct OpenFiles(Vec<(i32, i32)>);
+
+impl OpenFiles {
+    /// False when the file is among them already, or they are as many as are told apart.
+    fn add(&mut self, one: (i32, i32)) -> bool {
+        // One that was closed meanwhile is another one than any.
+        let order = |known: &(i32, i32)| kcmp::open_files(*known, one).unwrap_or(Ordering::Less);
+        let place = self.0.binary_search_by(order);
+        match place {
+            Err(place) if self.0.len() < OPEN_FILES => {
+                self.0.insert(place, one);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Of this thread.
+fn cpu_time() -> Duration {
+    // The clock of the calling thread is always there.
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Is it of a file that others on the host have too, whoever made it?
@@ -170,14 +201,14 @@ mod tests {
 
     #[test]
     fn a_directory_that_many_have_from_one_is_one() {
-        let mut found = Descriptors::default();
+        let mut found = OpenFiles::default();
         let own = nix::unistd::gettid().as_raw();
         let open: Vec<File> = (0..3).map(|_| File::open("/proc").unwrap()).collect();
         let again: Vec<File> = open.iter().cycle().take(60).map(|file| file.try_clone().unwrap()).collect();
         for file in open.iter().chain(&again) {
-            found.add_directory(own, file.as_raw_fd());
+            found.add((own, file.as_raw_fd()));
         }
-        assert_eq!(found.directories(), 3);
+        assert_eq!(found.0.len(), 3);
     }
 
     #[test]

@@ -19,8 +19,10 @@ const GROWTH: u64 = 16;
 /// Nobody has as many open at once who does not mean to; the kernel keeps 33 MB for one at most (65,536 names).
 const DIRECTORIES: usize = 64;
 
-/// Between two searches there is a rest of so many times as long as one took; while memory falls or is scarce, of once as long.
+/// Between two searches there is a rest of so many times as long as one took, a minute at most; while memory falls or is
+/// scarce, of once as long.
 const REST: u32 = 10;
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// What the last looks saw.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl Host {
     /// Whoever makes searches long is not to have one at all times.
     fn rests(&self, now: Instant) -> bool {
         let rest = if self.urgent { 1 } else { REST };
-        self.last_search.is_some_and(|(end, took)| now < end + rest * took)
+        self.last_search.is_some_and(|(end, took)| now < end + (rest * took).min(LONGEST_REST))
     }
 
     /// Begins a search through the descriptors of the containers, given by their keys and cgroups, where there is reason to
@@ -121,8 +123,8 @@ impl Host {
         if let Some(before) = self.blamed_at.take()
             && before.saturating_sub(self.memory.kernel) < self.memory.all / FALL
         {
-            // Whoever was killed did not have it; the next one shall not be for the same.
-            self.usual = self.memory.kernel;
+            // Whoever was killed did not have it; the next one shall not be for the same, but for the next of it.
+            self.usual = self.memory.kernel - self.memory.all / GROWTH + self.memory.all / FALL;
         }
         let grown = self.memory.kernel - self.usual > self.memory.all / GROWTH;
         // The check of the host tells of a kernel that does not say how many there are.
@@ -178,6 +180,9 @@ mod tests {
         assert!(!host.rests(now));
         host.last_search = Some((now, Duration::from_secs(3)));
         assert!(host.rests(now + Duration::from_secs(29)) && !host.rests(now + Duration::from_secs(30)));
+        host.last_search = Some((now, Duration::from_secs(30)));
+        assert!(host.rests(now + LONGEST_REST / 2) && !host.rests(now + LONGEST_REST));
+        host.last_search = Some((now, Duration::from_secs(3)));
         host.urgent = true;
         assert!(host.rests(now + Duration::from_secs(2)) && !host.rests(now + Duration::from_secs(3)));
     }
