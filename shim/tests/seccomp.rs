@@ -137,7 +137,7 @@ fn arguments_decide() {
     }
     let ioctl = |request| verdict(16, X86_64, [0, request, 0, 0, 0, 0]);
     assert_eq!(ioctl(0x5401), ALLOW);
-    for request in [0x5412, 0x541c, 0x5423] {
+    for request in [0x5412, 0x541c, 0x5423, 0x8906, 0x8907, 0x8010_8906, 0x8010_8907] {
         assert_eq!(ioctl(request), EPERM);
         // The kernel looks at 32 bits only.
         assert_eq!(ioctl(request | 1 << 32), EPERM);
