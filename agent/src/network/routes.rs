@@ -4,19 +4,22 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 
 use super::link::{self, Links};
 use super::{NetworkError, Subnet};
 
 impl Links {
-    /// Is there a route to each of these? Much cheaper than a list of links.
+    /// Is there a route to each of these by its link? Much cheaper than a list of links.
     pub(super) async fn lead_to(
         &self,
         mut addresses: impl Iterator<Item = Ipv4Addr>,
     ) -> Result<bool, NetworkError> {
-        let there: HashSet<_> = self.routes().await?.iter().filter_map(to_one).map(|(to, _)| to).collect();
-        Ok(addresses.all(|address| there.contains(&address)))
+        let there: HashSet<_> = self.routes().await?.iter().filter_map(to_one).collect();
+        Ok(addresses.all(|address| {
+            let index = link::index(&link::name(address));
+            index.is_ok_and(|index| index.is_some_and(|index| there.contains(&(address, index))))
+        }))
     }
 
     /// Turns the links of a group on and makes the routes to them, where they are missing; how many there were. Those of
@@ -45,7 +48,7 @@ impl Links {
     }
 }
 
-/// The single address that a route leads to, and by which link.
+/// The single address that a route of the main table leads to, and by which link.
 fn to_one(route: &RouteMessage) -> Option<(Ipv4Addr, u32)> {
     let (mut address, mut index) = (None, None);
     for attribute in &route.attributes {
@@ -55,5 +58,7 @@ fn to_one(route: &RouteMessage) -> Option<(Ipv4Addr, u32)> {
             _ => {}
         }
     }
-    (route.header.destination_prefix_length == 32).then_some((address?, index?))
+    let header = &route.header;
+    let main = header.destination_prefix_length == 32 && header.table == RouteHeader::RT_TABLE_MAIN;
+    main.then_some((address?, index?))
 }
