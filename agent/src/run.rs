@@ -168,7 +168,8 @@ async fn node(config: Config, cgroups: Cgroups, spawner: Spawner, execs: Execs) 
         .context("cannot set the network up")?;
     fail_point!(NetworkUp);
     for &id in &lost {
-        // Nobody reaches it, and it reaches nobody: it is started anew like one that crashed.
+        // Nobody reaches it, and it reaches nobody; unless it has just ended, of which its shim knows more: it is started anew
+        // like one that crashed.
         tracing::error!(instance = %id, "killing a container that has lost its link");
         if let Err(error) = ground.cgroups.open(&id).kill() {
             tracing::error!(instance = %id, error = %crate::chain(&error), "cannot kill a container");

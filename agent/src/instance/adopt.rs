@@ -46,12 +46,12 @@ pub fn examine(ground: &Ground, record: &Record, shims: &Shims) -> io::Result<Fi
         return Ok(Finding::Lost { shims });
     };
     Ok(match Process::open(run.shim_pid, Some(run.shim_start_time))? {
-        Some(process) => {
+        Some(process) if !process.has_ended() => {
             tracing::info!(instance = %id, shim = process.pid(), "a container is alive");
             Finding::Alive(process)
         }
-        None if shim::read_exit(&ground.ledger.dir(id)).is_some() => Finding::Ended,
-        None => Finding::Idle { shims },
+        _ if shim::read_exit(&ground.ledger.dir(id)).is_some() => Finding::Ended,
+        _ => Finding::Idle { shims },
     })
 }
 

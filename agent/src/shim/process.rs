@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
 
@@ -54,6 +55,13 @@ impl Process {
         if self.pidfd.readable().await.is_ok() {
             self.reap();
         }
+    }
+
+    /// Has it ended already (pidfd_open(2): readable then), whoever has still to reap it?
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Its pidfd.
@@ -215,8 +223,10 @@ mod tests {
         let process = Process::open(pid, None).unwrap().unwrap();
         assert!(Process::open(pid, Some(process.start_time() + 1)).unwrap().is_none());
         assert!(Process::open(pid, Some(process.start_time())).unwrap().is_some());
+        assert!(!process.has_ended());
         process.kill().unwrap();
         tokio::time::timeout(std::time::Duration::from_secs(10), process.ended()).await.unwrap();
+        assert!(process.has_ended());
         assert!(Process::open(pid, None).unwrap().is_none(), "reaped");
         process.kill().unwrap();
     }
