@@ -16,6 +16,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 /// `MFD_EXEC` of linux/memfd.h, Linux 6.3: it may be executed, whatever `vm.memfd_noexec` has as default.
 const EXECUTABLE: MFdFlags = MFdFlags::from_bits_retain(0x10);
 
+/// How often it is tried; each time the kernel waits up to 150 ms.
+const SEALINGS: u32 = 10;
+
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
 }
@@ -39,8 +42,14 @@ impl Sealed {
         }?;
         let mut copy = File::from(memory);
         io::copy(&mut program, &mut copy)?;
-        fcntl(&copy, FcntlArg::F_ADD_SEALS(seals()))?;
-        Ok(Self(copy.into()))
+        let mut tries = 1;
+        loop {
+            match fcntl(&copy, FcntlArg::F_ADD_SEALS(seals())) {
+                // The kernel has a page in hand at this moment, to move it or to merge it.
+                Err(Errno::EBUSY) if tries < SEALINGS => tries += 1,
+                sealed => return Ok(sealed.map(|_| Self(copy.into()))?),
+            }
+        }
     }
 
     /// Where this process, and a child of it before its exec, finds it.
