@@ -72,7 +72,8 @@ pub fn test(assets: &Path, suites: &[String], only: &[String], filter: Option<&s
                 scope.spawn(move || -> Result<Outcome> {
                     let begun = Instant::now();
                     let reading = on_machine(&suite, &base, &disks, &dir, programs)?;
-                    let outcome = judge(&suite, programs, &reading);
+                    let (outcome, told) = judge(&suite, programs, &reading);
+                    print!("{told}");
                     let (passed, failed) = (outcome.passed, outcome.failed);
                     println!(
                         "machine {suite}: {} s, {passed} passed, {failed} failed",
@@ -170,9 +171,9 @@ fn one_life(
     Ok((reading, end.map(|(end, _)| end)))
 }
 
-/// Holds what the machine said against what the programs contain, and prints what it said of failures.
-fn judge(suite: &str, programs: &Programs, reading: &Reading) -> Outcome {
-    let mut outcome = Outcome::default();
+/// Holds what the machine said against what the programs contain, and what it said of failures.
+fn judge(suite: &str, programs: &Programs, reading: &Reading) -> (Outcome, String) {
+    let (mut outcome, mut told) = (Outcome::default(), String::new());
     for program in &programs.tests {
         let said = reading.sections.get(&program.name);
         let mut bad = false;
@@ -180,27 +181,31 @@ fn judge(suite: &str, programs: &Programs, reading: &Reading) -> Outcome {
             match said.and_then(|section| section.verdicts.get(test)) {
                 Some(Verdict::Passed) => outcome.passed += 1,
                 Some(Verdict::Ignored) => {
-                    println!("test {suite} {} {test} ... ignored, but every test has to run", program.name);
+                    told += &format!(
+                        "test {suite} {} {test} ... ignored, but every test has to run\n",
+                        program.name
+                    );
                     (bad, outcome.failed) = (true, outcome.failed + 1);
                 }
                 Some(Verdict::Failed) => (bad, outcome.failed) = (true, outcome.failed + 1),
                 None => {
-                    println!("test {suite} {} {test} ... no verdict", program.name);
+                    told += &format!("test {suite} {} {test} ... no verdict\n", program.name);
                     (bad, outcome.failed) = (true, outcome.failed + 1);
                 }
             }
         }
         let status = said.and_then(|section| section.status);
         if status != Some(0) && !bad {
-            println!("test {suite} {} ... ended with status {status:?}", program.name);
+            told += &format!("test {suite} {} ... ended with status {status:?}\n", program.name);
             (bad, outcome.failed) = (true, outcome.failed + 1);
         }
         if bad && let Some(section) = said {
-            println!("---- {suite} {} ended with status {status:?} ----\n{}", program.name, section.text);
+            let (name, text) = (&program.name, &section.text);
+            told += &format!("---- {suite} {name} ended with status {status:?} ----\n{text}\n");
         }
     }
     outcome.failed += reading.skips;
-    outcome
+    (outcome, told)
 }
 
 #[cfg(test)]
@@ -215,7 +220,7 @@ mod tests {
         let programs = Programs { tests: vec![program], started: Vec::new(), old_shim: "/s".into() };
         let mut reading = Reading::default();
         reading.read(said);
-        judge("trixie", &programs, &reading)
+        judge("trixie", &programs, &reading).0
     }
 
     #[test]
