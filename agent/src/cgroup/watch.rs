@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::{Cgroup, CgroupError, Controller};
 
-mod descriptors;
+pub mod descriptors;
 mod episode;
 mod host;
 pub mod locks;

@@ -13,6 +13,7 @@ use super::limited::{Limited, News};
 use super::sandbox::PORT;
 use super::state::{Event, KillReason, State};
 use super::{Instance, ending, rest_of};
+use crate::cgroup::watch::descriptors::{DESCRIPTORS, LINES, LONGEST, SHARED};
 use crate::cgroup::watch::locks::MOST;
 use crate::cgroup::{Cgroup, Hoard};
 use crate::clock;
@@ -191,13 +192,13 @@ fn hoard_words(hoard: Hoard, spec: &mogok_api::instance::InstanceSpec) -> String
             format!("killed: memory, its sockets held more than its {} MiB", spec.limits.memory_bytes >> 20)
         }
         Hoard::Locks => format!("killed: memory, it held more than {MOST} record locks of files"),
-        Hoard::SharedLocks => {
-            "killed: memory, it held more than 100 locks of eventfds or the like, whose locks all of the host share".to_owned()
-        }
-        Hoard::Descriptors => {
-            "killed: memory, it had more descriptors than can be searched for locks of files and directories: 200000, 2000000 lines about them, or 20 s"
-                .to_owned()
-        }
+        Hoard::SharedLocks => format!(
+            "killed: memory, it held more than {SHARED} locks of eventfds or the like, whose locks all of the host share"
+        ),
+        Hoard::Descriptors => format!(
+            "killed: memory, it had more descriptors than can be searched for locks of files and directories: {DESCRIPTORS}, {LINES} lines about them, or {} s",
+            LONGEST.as_secs()
+        ),
         Hoard::Directories => {
             "killed: memory, the kernel kept too much for the directories it has open".to_owned()
         }

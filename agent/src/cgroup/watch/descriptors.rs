@@ -25,19 +25,19 @@ use super::tracker::Hoard;
 
 /// Descriptors of one container that are looked at: all that 20 processes may have. Those beyond are a hoard
 /// themselves: they would keep the search from all others.
-const DESCRIPTORS: usize = 200_000;
+pub const DESCRIPTORS: usize = 200_000;
 /// Open directories, and Unix sockets with descriptors in them, that are told apart. Who has more has the most.
 const OPEN_FILES: usize = 10_000;
 /// Lines that are read: a lock stands at each of the descriptors for its file, what an epoll or inotify descriptor watches
 /// at each for that. More are a hoard as well.
-const LINES: usize = 20 * locks::MOST;
+pub const LINES: usize = 20 * locks::MOST;
 /// Locks of files without a name, which all of the host share (`anon_inode:`, a namespace): whoever closes one looks
 /// through all of its locks. Nobody has any who does not mean to.
-const SHARED: usize = 100;
+pub const SHARED: usize = 100;
 /// How often a container is gone through, as long as its processes come and go in the meantime.
 const PASSES: usize = 64;
 /// CPU time that it may take; whoever makes it longer means to.
-const LONGEST: Duration = Duration::from_secs(20);
+pub const LONGEST: Duration = Duration::from_secs(20);
 
 /// What was seen of one container.
 #[derive(Debug, Default)]
